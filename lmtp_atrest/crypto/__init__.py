@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: the message format, key pairs, slots, vaults and signed records."""

@@ -1,0 +1,1 @@
+"""The two stores, in domain words: signed records, and the vaults that only unlock reads."""

@@ -1,0 +1,1 @@
+"""The service that opens vaults: protocol, open vaults, server and client."""
