@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lmtp_atrest.errors import ConfigError
 
@@ -53,12 +62,302 @@ def _duration_text(seconds: int) -> str:
     return f"{seconds // TIME_UNITS[unit]}{unit}"
 
 
-Size = Annotated[int, BeforeValidator(_size)]
-Duration = Annotated[int, BeforeValidator(_duration)]
-AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+Size = Annotated[int, BeforeValidator(_size), PlainSerializer(_size_text)]
+Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(_duration_text)]
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute), PlainSerializer(str)]
 
 
 class Section(BaseModel):
     """A part of the file: immutable, without room for unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False)
+
+
+class Tls(Section):
+    """Certificate and key for LMTP beyond loopback (STARTTLS, required there)."""
+
+    certificate: AbsolutePath
+    key: AbsolutePath
+
+
+class HeaderRule(Section):
+    """Mail whose header field has this value goes to this folder, where the folder exists."""
+
+    header: str = Field(pattern=r"^[!-9;-~]+$")
+    value: str
+    folder: str
+
+
+class Lmtp(Section):
+    """The LMTP server."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:8024",)
+    workers: int | Literal["auto"] = "auto"
+    user: str | None = None
+    tls: Tls | None = None
+    max_message_size: Size = 50 << 20
+    max_recipients: int = Field(default=1000, ge=100)
+    max_connections: int = Field(default=200, ge=1)
+    idle_timeout: Duration = 300
+    transaction_timeout: Duration = 3600
+    recipient_delimiter: str = Field(default="+", max_length=1)
+    folder_style: Literal["maildir++", "fs"] = "maildir++"
+    header_rules: tuple[HeaderRule, ...] = (
+        HeaderRule(header="X-Spam-Flag", value="YES", folder="Junk"),
+    )
+    unclear_ends: AbsolutePath = Path("/run/lmtp-atrest/lmtp")
+
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            message = "needs at least one address, such as 127.0.0.1:8024 or unix:/path"
+            raise ValueError(message)
+        for item in value:
+            Listener.parse(item)
+        return value
+
+    @model_validator(mode="after")
+    def _tls_beyond_loopback(self) -> "Lmtp":
+        for item in self.listen:
+            if self.tls is None and not Listener.parse(item).private:
+                message = f"listen: {item} is not loopback: set tls, or listen on 127.0.0.1"
+                raise ValueError(message)
+        return self
+
+    @property
+    def worker_count(self) -> int:
+        """Processes to start."""
+        return self.workers if isinstance(self.workers, int) else os.cpu_count() or 1
+
+
+class Listener(Section):
+    """One address to listen on: host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Listener":
+        """Read `host:port`, `[v6]:port` or `unix:/path`."""
+        if text.startswith("unix:/"):
+            return cls(path=text.removeprefix("unix:"))
+        host, _, port = text.rpartition(":")
+        try:
+            address = ip_address(host.strip("[]"))
+            number = int(port)
+        except ValueError:
+            message = f"{text!r} is not ADDRESS:PORT (an IP address) or unix:/path"
+            raise ValueError(message) from None
+        if not 0 <= number < 65536:
+            message = f"{text!r}: the port is not between 0 and 65535"
+            raise ValueError(message)
+        return cls(host=str(address), port=number)
+
+    @property
+    def private(self) -> bool:
+        """True where nobody but this machine can reach it."""
+        return bool(self.path) or ip_address(self.host).is_loopback
+
+
+class Directory(Section):
+    """Who exists: Dovecot's word, or our own accounts."""
+
+    source: Literal["dovecot", "keystore"] = "dovecot"
+    socket: AbsolutePath = Path("/run/dovecot/auth-userdb")
+    doveconf: str | None = "doveconf -n"
+
+
+class Mail(Section):
+    """Where the Maildirs are."""
+
+    root: AbsolutePath = Path("/var/vmail")
+    path: str = "{home}/Maildir"
+    unknown_recipients: Literal["defer", "reject", "deliver"] = "defer"
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not value.startswith("{home}") or ".." in value.split("/"):
+            message = "starts with {home} and stays below it"
+            raise ValueError(message)
+        return value
+
+    def maildir(self, home: str) -> str:
+        """The Maildir of the account whose home directory this is."""
+        return os.path.normpath(self.path.replace("{home}", home))
+
+
+class NamesSection(Section):
+    """What counts as the same name."""
+
+    case: Literal["fold", "exact"] = "fold"
+    default_domain: str | None = None
+    alias_domains: dict[str, str] = {}
+
+
+class Keystore(Section):
+    """The two stores, and the epochs that unlock has seen, kept outside both."""
+
+    records: str = "sqlite:////var/lib/lmtp-atrest/records/records.db"
+    vaults: str = "sqlite:////var/lib/lmtp-atrest/vaults/vaults.db"
+    pins: str = "sqlite:////var/lib/lmtp-atrest/vaults/pins.db"
+
+    @field_validator("records", "vaults", "pins")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not value.startswith("sqlite:////"):
+            message = "is sqlite:////absolute/path"
+            raise ValueError(message)
+        return value
+
+
+class Site(Section):
+    """The site's signing key (unlock only) and its public half (everybody)."""
+
+    key: AbsolutePath = Path("/etc/lmtp-atrest/site.key")
+    public: AbsolutePath = Path("/etc/lmtp-atrest/site.pub")
+
+
+class AtRest(Section):
+    """How accounts are encrypted."""
+
+    curve: Literal["prime256v1", "secp384r1", "secp521r1", "x25519"] = "prime256v1"
+    pbkdf2_rounds: int = Field(default=1, ge=1, le=100_000)
+    argon2_memory: Size = 64 << 20
+    argon2_passes: int = Field(default=3, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _argon2_bounds(self) -> "AtRest":
+        # The bounds of the slot format (crypto/slots.py): 19 MiB twice at least, 1 GiB at most.
+        if not 19 << 20 <= self.argon2_memory <= 1 << 30 or self.argon2_passes < 2:
+            message = "argon2_memory is 19MiB to 1GiB, argon2_passes 2 to 10"
+            raise ValueError(message)
+        return self
+
+
+class Peers(Section):
+    """Unix users that may connect to each socket; root is not implied."""
+
+    dovecot: tuple[str, ...] = ("root", "dovecot")
+    reader: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ("root",)
+
+
+class Session(Section):
+    """How long a vault stays open."""
+
+    idle: Duration = 1800
+    age: Duration = 12 * 3600
+
+
+class Evict(Section):
+    """The root helper that ends IMAP sessions; `socket: null` goes without it."""
+
+    socket: AbsolutePath | None = Path("/run/lmtp-atrest/evict/evict.sock")
+    peers: tuple[str, ...] = ("root", "lmtp-atrest")
+    who: str = "doveadm -f tab who {name}"
+    end: str = "doveadm kick {name}"
+
+
+class Unlock(Section):
+    """The unlock service."""
+
+    sockets: AbsolutePath = Path("/run/lmtp-atrest/unlock")
+    user: str | None = None
+    peers: Peers = Peers()
+    session: Session = Session()
+    on_mismatch: Literal["refuse", "let-in-closed"] = "refuse"
+    cache: Literal["ram", "none"] = "ram"
+    cache_root: AbsolutePath = Path("/dev/shm/lmtp-atrest")  # noqa: S108 - RAM is the point
+    temp_dir: AbsolutePath = Path("/dev/shm")  # noqa: S108 - RAM is the point
+    trusted_sources: tuple[str, ...] = ()
+    evict: Evict = Evict()
+
+
+class Log(Section):
+    """What the log says, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(Section):
+    """The whole file."""
+
+    lmtp: Lmtp = Lmtp()
+    directory: Directory = Directory()
+    mail: Mail = Mail()
+    names: NamesSection = NamesSection()
+    keystore: Keystore = Keystore()
+    site: Site = Site()
+    atrest: AtRest = AtRest()
+    unlock: Unlock = Unlock()
+    log: Log = Log()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without surprises: no doubled keys; octal, date and yes/no magic left as text."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                message = f"{key_node.value}: given twice (line {key_node.start_mark.line + 1})"
+                raise ConfigError([message])
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _plain_words_only(first: str, resolvers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """`YES`, `off` and `2026-01-01` stay text; only true and false are truth values."""
+    magic = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:bool")
+    kept = [(tag, pattern) for tag, pattern in resolvers if tag not in magic]
+    if first in "tTfF":
+        kept.append(("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$")))
+    return kept
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: _plain_words_only(first, resolvers)
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse(text: str) -> Config:
+    """Read a configuration; ConfigError lists every fault with its path in the file."""
+    try:
+        loaded = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, see above
+    except yaml.YAMLError as error:
+        raise ConfigError([f"not readable as YAML: {error}"]) from error
+    if not isinstance(loaded, dict | None):
+        raise ConfigError(["the file is not a list of sections"])
+    try:
+        return Config.model_validate(_without_empty_sections(loaded or {}))
+    except ValidationError as error:
+        raise ConfigError([_fault(item) for item in error.errors()]) from error
+
+
+def _without_empty_sections(loaded: dict[str, Any]) -> dict[str, Any]:
+    """A section whose lines are all commented out is the section's defaults."""
+    return {name: section for name, section in loaded.items() if section is not None}
+
+
+def _fault(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    return f"{where}: {str(item['msg']).removeprefix('Value error, ')}"
+
+
+def load(path: Path) -> Config:
+    """Read the file, refusing one that others may write to: it names keys, paths and commands."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError([f"{path}: others may write to it; chmod go-w {path}"])
+    return parse(text)
