@@ -12,7 +12,8 @@ delivery before the slots that open its private key are durable.
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from lmtp_atrest.crypto.keypair import PrivateKey
@@ -84,7 +85,8 @@ class Accounts:
         self._site: SitePublic = site_key.public
         self.settings = settings
         self._now = now
-        self._writing = threading.RLock()
+        self._lock = threading.RLock()
+        self._incomplete = False
 
     # ---- reading
 
@@ -168,7 +170,7 @@ class Accounts:
 
     def add(self, names: list[str], home: str, maildir: str) -> AccountRecord:
         """A new plain account; Conflict if a name is taken."""
-        with self._writing:
+        with self._writing():
             for name in names:
                 self._check_free(name)
             record = AccountRecord(
@@ -208,7 +210,7 @@ class Accounts:
         if slot.open(secret) != vault_key:
             message = "a new slot does not open with its own secret"
             raise Alarm(message)
-        with self._writing:
+        with self._writing():
             return self._commit(after, vault)
 
     def rekey(self, record: AccountRecord, vault_key: VaultKey) -> AccountRecord:
@@ -234,12 +236,12 @@ class Accounts:
             vault_commitment=fresh.commitment(),
             slots_digest=digest_of(vault.slots),
         )
-        with self._writing:
+        with self._writing():
             return self._commit(after, vault)
 
     def rename(self, name: str, new: str) -> AccountRecord:
         """Another login name; the old one is dropped. NotFound, Conflict."""
-        with self._writing:
+        with self._writing():
             record = self._existing(name)
             self._check_free(new)
             others = tuple(n for n in record.names if n != name)
@@ -247,14 +249,14 @@ class Accounts:
 
     def alias_add(self, name: str, alias: str) -> AccountRecord:
         """One more name; NotFound, Conflict."""
-        with self._writing:
+        with self._writing():
             record = self._existing(name)
             self._check_free(alias)
             return self._commit(record.next(names=(*record.names, alias)))
 
     def alias_remove(self, name: str, alias: str) -> AccountRecord:
         """One name less; NotFound, WrongState for the only or the login name."""
-        with self._writing:
+        with self._writing():
             record = self._existing(name)
             if alias not in record.names:
                 message = f"{alias} is not a name of this account"
@@ -266,7 +268,7 @@ class Accounts:
 
     def remove(self, name: str) -> AccountRecord:
         """Give the names free and close the vault; it is kept for 30 days, then forgotten."""
-        with self._writing:
+        with self._writing():
             record = self._existing(name)
             removed = self._commit(record.next(state=State.REMOVED))
             if record.vault_id:
@@ -277,6 +279,12 @@ class Accounts:
 
     def repair(self) -> None:
         """Complete what a crash left between the stores, and forget vaults closed long ago."""
+        self._complete()
+        forgotten = self._vaults.purge(self._milliseconds() - KEEP_CLOSED_MS)
+        if forgotten:
+            logger("accounts").info("forgot closed vaults", count=forgotten)
+
+    def _complete(self) -> None:
         for document in self._vaults.unfinished():
             signed = self._site.verify(document)
             try:
@@ -285,15 +293,21 @@ class Accounts:
                 alarm("accounts", "unfinished change does not fit", cause=str(error))
                 continue
             logger("accounts").warning(
-                "completed a change that a crash cut short",
+                "completed a change that was cut short",
                 account=signed.record.account_id,
                 epoch=signed.record.epoch,
             )
-        forgotten = self._vaults.purge(self._milliseconds() - KEEP_CLOSED_MS)
-        if forgotten:
-            logger("accounts").info("forgot closed vaults", count=forgotten)
+        self._incomplete = False
 
     # ---- shared
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One change at a time, each on top of complete ones."""
+        with self._lock:
+            if self._incomplete:
+                self._complete()
+            yield
 
     def _existing(self, name: str) -> AccountRecord:
         record = self.record(name)
@@ -329,6 +343,9 @@ class Accounts:
             message = f"the vault of account {record.account_id} is missing"
             raise Alarm(message)
         if digest_of(vault.slots) != record.slots_digest:
+            if self._vaults.epoch(record.account_id) != record.epoch:
+                message = f"account {record.account_id} is being changed"
+                raise Conflict(message)
             message = f"the slots of account {record.account_id} are not those of its record"
             raise Alarm(message)
         return vault
@@ -359,7 +376,8 @@ class Accounts:
         try:
             self._publish(signed)
         except AtRestError as error:
-            # Committed, but not yet seen by delivery: the next start or change completes it.
+            # Committed, but not yet seen by delivery: the next change or start completes it.
+            self._incomplete = True
             logger("accounts").error(
                 "change is not complete yet", account=record.account_id, cause=str(error)
             )

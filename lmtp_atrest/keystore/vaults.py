@@ -77,9 +77,11 @@ class Vaults:
         """Forget vaults closed before this time (milliseconds since 1970); returns how many."""
         old = select(vaults.c.vault_id).where(vaults.c.closed_at < closed_before)
         with self.store.transaction() as connection:
-            for table in (slots, private_keys, vaults):
-                result = connection.execute(delete(table).where(table.c.vault_id.in_(old)))
-            return result.rowcount
+            for table in (slots, private_keys):
+                connection.execute(delete(table).where(table.c.vault_id.in_(old)))
+            return connection.execute(
+                delete(vaults).where(vaults.c.closed_at < closed_before)
+            ).rowcount
 
     def finished(self, signed: SignedRecord) -> None:
         """The records store has this record too."""
