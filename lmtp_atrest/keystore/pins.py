@@ -4,8 +4,6 @@ A store that was restored, or rolled back by somebody who can write to it, shows
 epoch than the one pinned here.
 """
 
-from collections.abc import Iterator
-
 from sqlalchemy import Connection, delete, insert, select, update
 
 from lmtp_atrest.crypto.records import AccountRecord, SignedRecord, State
@@ -51,11 +49,17 @@ class Pins:
                 return
             _rename(connection, record)
 
-    def all(self) -> Iterator[tuple[str, int]]:
-        """Account ids with the highest epoch seen."""
+    def documents(self) -> list[bytes]:
+        """The newest document of every account seen, by account id."""
         with self.store.reading() as connection:
-            rows = connection.execute(select(seen.c.account_id, seen.c.epoch)).all()
-        return ((row.account_id, row.epoch) for row in rows)
+            rows = connection.execute(select(seen.c.document).order_by(seen.c.account_id)).all()
+        return [row.document for row in rows]
+
+    def forget(self, account_id: str) -> None:
+        """Nobody has seen this account."""
+        with self.store.transaction() as connection:
+            connection.execute(delete(seen_names).where(seen_names.c.account_id == account_id))
+            connection.execute(delete(seen).where(seen.c.account_id == account_id))
 
 
 def _rename(connection: Connection, record: AccountRecord) -> None:

@@ -6,7 +6,7 @@ leads to a record which does not carry it is an alarm, not an answer.
 
 from collections.abc import Iterator
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from lmtp_atrest.crypto.records import AdminRecord, SignedRecord, SitePublic, State
 from lmtp_atrest.errors import Alarm, Conflict
@@ -69,38 +69,19 @@ class Records:
         account has one of the names.
         """
         record = signed.record
-        row = {"epoch": record.epoch, "document": signed.document}
         with self.store.transaction() as connection:
             old = connection.execute(
                 select(accounts.c.epoch).where(accounts.c.account_id == record.account_id)
             ).scalar()
-            if old is None:
-                connection.execute(insert(accounts).values(account_id=record.account_id, **row))
-            elif old in (record.epoch - 1, record.epoch):
-                connection.execute(
-                    update(accounts).where(accounts.c.account_id == record.account_id).values(row)
-                )
-            else:
+            if old not in (None, record.epoch - 1, record.epoch):
                 message = f"account {record.account_id} is at epoch {old}, not {record.epoch - 1}"
                 raise Conflict(message)
-            connection.execute(delete(names).where(names.c.account_id == record.account_id))
-            kept = record.names if record.state is not State.REMOVED else ()
-            for name in kept:
-                if connection.execute(select(names).where(names.c.name == name)).first():
-                    message = f"{name} is the name of another account"
-                    raise Conflict(message)
-                connection.execute(insert(names).values(name=name, account_id=record.account_id))
+            _write(connection, signed)
 
-    def replace_document(self, signed: SignedRecord) -> None:
-        """The same record under another signature, or at a higher epoch after a restore."""
-        record = signed.record
+    def replace(self, signed: SignedRecord) -> None:
+        """The same record under another signature, or, after a restore, at any higher epoch."""
         with self.store.transaction() as connection:
-            connection.execute(
-                update(accounts)
-                .where(accounts.c.account_id == record.account_id)
-                .where(accounts.c.epoch <= record.epoch)
-                .values(epoch=record.epoch, document=signed.document)
-            )
+            _write(connection, signed)
 
     def admin(self) -> AdminRecord | None:
         """The site's admin record."""
@@ -128,3 +109,17 @@ class Records:
             message = f"row of account {account_id} holds the record of another account or epoch"
             raise Alarm(message)
         return signed
+
+
+def _write(connection: Connection, signed: SignedRecord) -> None:
+    record = signed.record
+    ours = accounts.c.account_id == record.account_id
+    row = {"epoch": record.epoch, "document": signed.document}
+    if connection.execute(update(accounts).where(ours).values(row)).rowcount == 0:
+        connection.execute(insert(accounts).values(account_id=record.account_id, **row))
+    connection.execute(delete(names).where(names.c.account_id == record.account_id))
+    for name in () if record.state is State.REMOVED else record.names:
+        if connection.execute(select(names).where(names.c.name == name)).first():
+            message = f"{name} is the name of another account"
+            raise Conflict(message)
+        connection.execute(insert(names).values(name=name, account_id=record.account_id))

@@ -1,0 +1,268 @@
+"""A site as a whole: made once, its schema upgraded, its keys changed, its stores restored.
+
+All of this works with the services stopped. It never touches a vault's content: records are signed
+anew, as they are.
+"""
+
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.records import AccountRecord, AdminRecord, SiteKey, SitePublic
+from lmtp_atrest.errors import ConfigError, UsageError
+from lmtp_atrest.keystore.pins import Pins
+from lmtp_atrest.keystore.records import Records
+from lmtp_atrest.keystore.store import PINS, RECORDS, VAULTS, Store
+from lmtp_atrest.keystore.vaults import Vaults
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The three stores, opened to write."""
+
+    records: Store
+    vaults: Store
+    pins: Store
+
+    def __iter__(self) -> Iterator[Store]:
+        return iter((self.records, self.vaults, self.pins))
+
+    def check_revisions(self) -> None:
+        """WrongRevision unless all have the schema that this program knows."""
+        for store in self:
+            store.check_revision()
+
+
+@contextmanager
+def stores(config: Config) -> Iterator[Stores]:
+    """The stores that the configuration names; closed at the end, their WAL written back."""
+    opened = Stores(
+        Store(RECORDS, config.keystore.records),
+        Store(VAULTS, config.keystore.vaults),
+        Store(PINS, config.keystore.pins),
+    )
+    try:
+        yield opened
+    finally:
+        for store in opened:
+            store.close()
+
+
+def initialise(config: Config) -> list[Path]:
+    """Make directories, site key and stores where they are missing; returns what was made.
+
+    Nothing that exists is changed. Made as root, everything belongs to the users that the
+    configuration names; records are readable by the group of the delivery user.
+    """
+    with stores(config) as opened:
+        return _initialise(config, opened)
+
+
+def _initialise(config: Config, opened: Stores) -> list[Path]:
+    unlock, lmtp = _user(config.unlock.user), _user(config.lmtp.user)
+    places = [
+        _Place(config.site.key.parent, 0o755),
+        _Place(opened.records.path.parent, 0o750, unlock, lmtp),
+        _Place(opened.vaults.path.parent, 0o700, unlock),
+        _Place(opened.pins.path.parent, 0o700, unlock),
+    ]
+    made = [place.path for place in places if place.make()]
+    made += _make_site_key(config, unlock)
+    for store in opened:
+        if not store.path.exists():
+            made.append(store.path)
+        store.upgrade()
+    _own(opened.records.path, 0o640, unlock, lmtp)
+    for store in (opened.vaults, opened.pins):
+        _own(store.path, 0o600, unlock)
+    records = Records(opened.records, SitePublic.load(config.site.public))
+    if records.admin() is None:
+        site_key = SiteKey.load(config.site.key)
+        first = AdminRecord(site_key.site_id, 1, "allowed")
+        records.put_admin(first.epoch, site_key.sign_admin(first))
+    return made
+
+
+def upgrade(config: Config) -> list[tuple[str, str | None, str]]:
+    """Bring the stores to this program's schema: name, revision before, revision now."""
+    report = []
+    with stores(config) as opened:
+        for store in opened:
+            before = store.revision()
+            store.upgrade()
+            report.append((store.kind.name, before, store.kind.revision))
+    return report
+
+
+def add_site_key(config: Config) -> str:
+    """One more signing key, which signs from now on; returns its id."""
+    site_key = SiteKey.load(config.site.key).with_new_key()
+    # The public half first: whoever reads a record by the new key must know it already.
+    _write_public(config, site_key.public)
+    _write(config.site.key, site_key.text().reveal(), 0o600)
+    return site_key.public.key_names[-1]
+
+
+def resign(config: Config) -> int:
+    """Sign every record with the newest key; returns how many were signed anew."""
+    site_key, count = SiteKey.load(config.site.key), 0
+    with stores(config) as opened:
+        records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
+        for signed in records.all():
+            again = site_key.sign(signed.record)
+            if again.document != signed.document:
+                records.replace(again)
+                pins.remember(again)
+                count += 1
+        admin = records.admin()
+        if admin is not None:
+            records.put_admin(admin.epoch, site_key.sign_admin(admin))
+    return count
+
+
+def retire_site_keys(config: Config) -> tuple[str, ...]:
+    """Forget all signing keys but the newest; UsageError while a record still needs one."""
+    site_key = SiteKey.load(config.site.key)
+    newest = site_key.only_newest()
+    with stores(config) as opened:
+        signed = Records(opened.records, site_key.public).all()
+        needed = sum(newest.sign(s.record).document != s.document for s in signed)
+    if needed:
+        message = f"{needed} records are signed by an older key: site-key resign"
+        raise UsageError(message)
+    _write(config.site.key, newest.text().reveal(), 0o600)
+    _write_public(config, newest.public)
+    kept = newest.public.key_names
+    return tuple(name for name in site_key.public.key_names if name not in kept)
+
+
+class Fate(StrEnum):
+    """What accepting a restore does to an account."""
+
+    RECORD_RETURNS = "its vault is intact: the newest record comes back, nothing is lost"
+    AS_IN_BACKUP = "record and vault are those of the backup: its passwords and keys count again"
+    FORGOTTEN = "neither store knows it: mail encrypted to it stays closed, its name is free"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """An account that unlock has seen newer than the stores have it."""
+
+    seen: AccountRecord
+    found: AccountRecord | None
+    fate: Fate
+
+
+def restored_accounts(config: Config) -> list[Restored]:
+    """What `accept_restore` would do, account by account."""
+    site_public, restored = SitePublic.load(config.site.public), []
+    with stores(config) as opened:
+        records, vaults = Records(opened.records, site_public), Vaults(opened.vaults)
+        for document in Pins(opened.pins).documents():
+            seen = site_public.verify(document).record
+            signed = records.by_id(seen.account_id)
+            if signed is not None and signed.record.epoch >= seen.epoch:
+                continue
+            if vaults.epoch(seen.account_id) == seen.epoch:
+                fate = Fate.RECORD_RETURNS
+            else:
+                fate = Fate.AS_IN_BACKUP if signed else Fate.FORGOTTEN
+            restored.append(Restored(seen, signed.record if signed else None, fate))
+    return restored
+
+
+def accept_restore(config: Config) -> list[Restored]:
+    """Let restored stores count; returns what was done, account by account.
+
+    A Maildir of a forgotten account still refuses mail, by its pin, until an account is added.
+    """
+    site_key, restored = SiteKey.load(config.site.key), restored_accounts(config)
+    with stores(config) as opened:
+        records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
+        vaults = Vaults(opened.vaults)
+        for item in restored:
+            if item.fate is Fate.RECORD_RETURNS:
+                records.replace(site_key.sign(item.seen))
+            elif item.found is not None:
+                again = site_key.sign(replace(item.found, epoch=item.seen.epoch + 1))
+                vaults.set_epoch(item.seen.account_id, again.record.epoch)
+                records.replace(again)
+                pins.remember(again)
+            else:
+                pins.forget(item.seen.account_id)
+    return restored
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    mode: int
+    owner: pwd.struct_passwd | None = None
+    group: pwd.struct_passwd | None = None
+
+    def make(self) -> bool:
+        if self.path.exists():
+            return False
+        self.path.mkdir(parents=True)
+        _own(self.path, self.mode, self.owner, self.group)
+        return True
+
+
+def _user(name: str | None) -> pwd.struct_passwd | None:
+    if name is None:
+        return None
+    try:
+        return pwd.getpwnam(name)
+    except KeyError as error:
+        message = f"user {name} does not exist: adduser --system --group {name}"
+        raise ConfigError([message]) from error
+
+
+def _own(
+    path: Path,
+    mode: int,
+    owner: pwd.struct_passwd | None,
+    group: pwd.struct_passwd | None = None,
+) -> None:
+    if owner is not None and os.geteuid() == 0:
+        os.chown(path, owner.pw_uid, (group or owner).pw_gid)
+    path.chmod(mode)
+
+
+def _make_site_key(config: Config, owner: pwd.struct_passwd | None) -> list[Path]:
+    if config.site.key.exists():
+        return []
+    site_key = SiteKey.generate()
+    _write(config.site.key, site_key.text().reveal(), 0o600)
+    _own(config.site.key, 0o600, owner)
+    _write_public(config, site_key.public)
+    return [config.site.key, config.site.public]
+
+
+def _write_public(config: Config, public: SitePublic) -> None:
+    _write(config.site.public, public.text().encode(), 0o644)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Replace a file as a whole and durably, owner kept: a lost site key cannot be made again."""
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists() and os.geteuid() == 0:
+        os.chown(beside, path.stat().st_uid, path.stat().st_gid)
+    beside.chmod(mode)
+    beside.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

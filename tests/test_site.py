@@ -1,0 +1,135 @@
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lmtp_atrest import site as site_module
+from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.config import Config, parse
+from lmtp_atrest.crypto.records import BadDocument, SiteKey, SitePublic, State
+from lmtp_atrest.errors import Alarm, ConfigError, UsageError
+from lmtp_atrest.keystore.pins import Pins
+from lmtp_atrest.keystore.records import Records
+from lmtp_atrest.keystore.vaults import Vaults
+from lmtp_atrest.site import Fate
+from tests.sites import CHEAP, PASSWORD
+
+ALICE, BOB = "alice@example.org", "bob@example.org"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    made = parse(f"""
+        site: {{key: {tmp_path}/etc/site.key, public: {tmp_path}/etc/site.pub}}
+        keystore:
+          records: sqlite:///{tmp_path}/lib/records/records.db
+          vaults: sqlite:///{tmp_path}/lib/vaults/vaults.db
+          pins: sqlite:///{tmp_path}/lib/vaults/pins.db
+    """)
+    site_module.initialise(made)
+    return made
+
+
+@contextmanager
+def accounts(config: Config) -> Iterator[Accounts]:
+    with site_module.stores(config) as opened:
+        key = SiteKey.load(config.site.key)
+        records = Records(opened.records, key.public)
+        yield Accounts(records, Vaults(opened.vaults), Pins(opened.pins), key, CHEAP)
+
+
+def test_init_makes_what_is_missing_once_and_closed_to_others(
+    config: Config, tmp_path: Path
+) -> None:
+    modes = {
+        "etc/site.key": 0o600,
+        "etc/site.pub": 0o644,
+        "lib/records": 0o750,
+        "lib/records/records.db": 0o640,
+        "lib/vaults": 0o700,
+        "lib/vaults/vaults.db": 0o600,
+        "lib/vaults/pins.db": 0o600,
+    }
+    assert {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in modes} == modes
+    before = config.site.key.read_bytes()
+    assert site_module.initialise(config) == []
+    assert config.site.key.read_bytes() == before
+    with site_module.stores(config) as opened:
+        opened.check_revisions()
+        admin = Records(opened.records, SitePublic.load(config.site.public)).admin()
+    assert admin is not None
+    assert admin.policy == "allowed"
+
+
+def test_init_names_a_user_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="adduser"):
+        site_module.initialise(parse("unlock: {user: no-such-user-here}"))
+
+
+def test_upgrade_reports_each_store(config: Config) -> None:
+    report = site_module.upgrade(config)
+    assert [(name, before == after) for name, before, after in report] == [
+        ("records", True), ("vaults", True), ("pins", True)
+    ]  # fmt: skip
+
+
+def test_a_signing_key_is_added_used_and_the_old_one_retired(config: Config) -> None:
+    with accounts(config) as before:
+        before.add([ALICE], "/h", "/h/Maildir")
+        before.enable(ALICE, PASSWORD)
+    old_public = SitePublic.load(config.site.public)
+    name = site_module.add_site_key(config)
+    with pytest.raises(UsageError, match="1 records are signed by an older key"):
+        site_module.retire_site_keys(config)
+    assert site_module.resign(config) == 1
+    assert site_module.resign(config) == 0
+    assert site_module.retire_site_keys(config) == old_public.key_names
+    now = SitePublic.load(config.site.public)
+    assert now.key_names == (name,)
+    assert stat.S_IMODE(config.site.key.stat().st_mode) == 0o600
+    with accounts(config) as after:
+        record = after.record(ALICE)
+        assert record is not None
+        assert after.open(record, PASSWORD)
+    with site_module.stores(config) as opened:
+        signed = Records(opened.records, now).by_name(ALICE)
+    assert signed is not None
+    with pytest.raises(BadDocument):
+        old_public.verify(signed.document)
+
+
+@pytest.mark.parametrize("which", ["records", "both"])
+def test_a_restored_store_counts_again_only_when_accepted(config: Config, which: str) -> None:
+    with site_module.stores(config) as opened:
+        paths = [opened.records.path, opened.vaults.path][: 1 if which == "records" else 2]
+    with accounts(config) as first:
+        first.add([ALICE], "/h", "/h/Maildir")
+        record = first.enable(ALICE, PASSWORD)
+    saved = [path.read_bytes() for path in paths]
+    with accounts(config) as second:
+        newest = second.rekey(record, second.open(record, PASSWORD))
+        second.add([BOB], "/b", "/b/Maildir")
+    for path, content in zip(paths, saved, strict=True):
+        path.write_bytes(content)
+    with accounts(config) as refused:
+        for name, complaint in ((ALICE, "rollback"), (BOB, "no record for a name")):
+            with pytest.raises(Alarm, match=complaint):
+                refused.record(name)
+    fates = {item.seen.names[0]: item.fate for item in site_module.accept_restore(config)}
+    assert site_module.accept_restore(config) == []
+    with accounts(config) as again:
+        back, bob = again.record(ALICE), again.record(BOB)
+        assert back is not None
+        assert again.open(back, PASSWORD)
+        assert again.rename(ALICE, "alicia@example.org").epoch == back.epoch + 1
+    if which == "records":
+        assert set(fates.values()) == {Fate.RECORD_RETURNS}
+        assert back == newest
+        assert bob is not None
+    else:
+        assert fates == {ALICE: Fate.AS_IN_BACKUP, BOB: Fate.FORGOTTEN}
+        assert (back.state, back.key_ids) == (State.ENCRYPTED, record.key_ids)
+        assert back.epoch > newest.epoch
+        assert bob is None
