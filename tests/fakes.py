@@ -1,10 +1,17 @@
 """Neighbours of ours, made small: each fake speaks the real protocol of what it stands for."""
 
 import asyncio
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmtp_atrest.delivery import replies
+from lmtp_atrest.delivery.replies import Refused, Reply
+from lmtp_atrest.delivery.trace import Client
 from lmtp_atrest.directory import escape, unescape
+from lmtp_atrest.errors import Alarm, TemporaryFailure
+from lmtp_atrest.names import Address
 
 
 class FakeUserdb:
@@ -53,3 +60,75 @@ class FakeUserdb:
             if self.close_after_answer:
                 break
         writer.close()
+
+
+SECRET_PATH = "/var/vmail/secret-path"
+TROUBLE: dict[str, BaseException] = {
+    "alarm": Alarm(SECRET_PATH),
+    "temporary": TemporaryFailure(SECRET_PATH),
+    "disk-full": OSError(errno.ENOSPC, "No space left on device", SECRET_PATH),
+    "bug": ZeroDivisionError(SECRET_PATH),
+    "unknown": Refused(replies.NO_SUCH_RECIPIENT),
+}
+
+
+@dataclass
+class FakeDelivery:
+    """Stores messages in a list; recipients and steps fail as they are told to."""
+
+    refuse: dict[str, str] = field(default_factory=dict)
+    answer: dict[str, Reply] = field(default_factory=dict)
+    fail: dict[str, str] = field(default_factory=dict)  # step -> trouble
+    messages: list["FakeMessage"] = field(default_factory=list)
+    commit_gate: asyncio.Event | None = None
+    committing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def recipient(self, address: Address) -> Address:
+        if address.name in self.refuse:
+            raise TROUBLE[self.refuse[address.name]]
+        return address
+
+    def begin(
+        self, sender: Address | None, recipients: Sequence[Address], client: Client
+    ) -> "FakeMessage":
+        self.trouble("begin")
+        message = FakeMessage(self, sender, tuple(recipients), client)
+        self.messages.append(message)
+        return message
+
+    def trouble(self, step: str) -> None:
+        if step in self.fail:
+            raise TROUBLE[self.fail[step]]
+
+
+@dataclass
+class FakeMessage:
+    """One message of FakeDelivery."""
+
+    delivery: FakeDelivery
+    sender: Address | None
+    recipients: tuple[Address, ...]
+    client: Client
+    content: bytes = b""
+    stored: bool = False
+    aborted: bool = False
+    was_confirmed: bool = False
+
+    async def write(self, chunk: bytes) -> None:
+        self.delivery.trouble("write")
+        self.content += chunk
+
+    async def finish(self) -> list[Reply]:
+        self.delivery.committing.set()
+        if self.delivery.commit_gate is not None:
+            await self.delivery.commit_gate.wait()
+        self.delivery.trouble("finish")
+        self.stored = True
+        answers = [self.delivery.answer.get(r.name, replies.STORED) for r in self.recipients]
+        return answers[1:] if "count" in self.delivery.fail else answers
+
+    async def abort(self) -> None:
+        self.aborted = True
+
+    def confirmed(self) -> None:
+        self.was_confirmed = True

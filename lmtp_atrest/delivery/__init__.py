@@ -1,0 +1,1 @@
+"""One message, n recipients, n replies: decided and stored without any socket."""
