@@ -1,0 +1,202 @@
+"""What the admin socket does beyond the others: accounts, sessions, status.
+
+Every change is `Accounts`'s own; here it is put between the protocol and what has to follow it:
+the barrier after `enable`, and ending the readers that still hold old keys or none.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from lmtp_atrest.accounts import AccountView
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.records import AccountRecord
+from lmtp_atrest.directory import Directory
+from lmtp_atrest.errors import NotFound, UsageError
+from lmtp_atrest.unlock.protocol import (
+    AccountAdd,
+    AccountAlias,
+    AccountEnable,
+    AccountList,
+    AccountRemove,
+    AccountRename,
+    AccountShow,
+    Peer,
+    Reply,
+    SessionList,
+    SessionLock,
+    Status,
+)
+from lmtp_atrest.unlock.service import Service
+
+# DESIGN 5: a delivery that read "plain" before the commit has ended after this.
+BARRIER_SECONDS = 5.0
+
+
+class Administration:
+    """The admin socket's own operations, on top of the service."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        directory: Directory,
+        *,
+        barrier_seconds: float = BARRIER_SECONDS,
+        hardening_missing: Sequence[str] = (),
+    ) -> None:
+        self._mail = config.mail
+        self._directory_is_ours = config.directory.source == "keystore"
+        self._service = service
+        self._accounts = service.accounts
+        self._directory = directory
+        self._barrier_seconds = barrier_seconds
+        self._hardening_missing = list(hardening_missing)
+
+    def operations(self) -> dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]:
+        """The operations by request, for the service."""
+        return {
+            Status: self._status,
+            SessionList: self._session_list,
+            SessionLock: self._session_lock,
+            AccountAdd: self._add,
+            AccountEnable: self._enable,
+            AccountList: self._list,
+            AccountShow: self._show,
+            AccountRename: self._rename,
+            AccountAlias: self._alias,
+            AccountRemove: self._remove,
+        }
+
+    async def _status(self, _request: Status, _peer: Peer) -> Reply:
+        return Reply(
+            "status",
+            {
+                "version": version("lmtp-atrest"),
+                "open_vaults": len(self._service.vaults),
+                "argon2_width": self._service.pool.width,
+                "argon2_pending": self._service.pool.pending,
+                "hardening_missing": self._hardening_missing,
+                "evict": self._service.evictor.configured,
+            },
+        )
+
+    async def _session_list(self, _request: SessionList, _peer: Peer) -> Reply:
+        now = self._service.now()
+        sessions = [
+            {
+                "account": vault.account_id,
+                "name": vault.names[0],
+                "source": vault.source,
+                "open_seconds": int(now - vault.opened),
+                "idle_seconds": int(now - vault.used),
+                "expires": self._service.vaults.expires(vault, now),
+                "tokens": len(vault.tokens),
+            }
+            for vault in self._service.vaults.listed(now)
+        ]
+        return Reply("sessions", {"sessions": sessions})
+
+    async def _session_lock(self, request: SessionLock, _peer: Peer) -> Reply:
+        record = await self._existing(request.name)
+        return await self._service.locked(record.account_id, record.names)
+
+    async def _add(self, request: AccountAdd, _peer: Peer) -> Reply:
+        name = self._canonical(request.name)
+        home = request.home or await self._home(name)
+        maildir = request.maildir or self._mail.maildir(home)
+        record = await asyncio.to_thread(self._accounts.add, [name], home, maildir)
+        return _account("added", record)
+
+    async def _enable(self, request: AccountEnable, _peer: Peer) -> Reply:
+        if not request.secret:
+            message = "an empty password cannot open anything"
+            raise UsageError(message)
+        name = self._canonical(request.name)
+        record = await self._service.pool.run(self._accounts.enable, name, request.secret)
+        await asyncio.sleep(self._barrier_seconds)
+        remaining = await self._service.evictor.end(record.names, record.account_id)
+        return _account("enabled", record, readers_remaining=remaining)
+
+    async def _list(self, _request: AccountList, _peer: Peer) -> Reply:
+        records = await asyncio.to_thread(self._accounts.all)
+        return Reply("accounts", {"accounts": [_shown(record) for record in records]})
+
+    async def _show(self, request: AccountShow, _peer: Peer) -> Reply:
+        view: AccountView = await asyncio.to_thread(
+            self._accounts.show, self._canonical(request.name)
+        )
+        slots = [
+            {
+                "id": slot.slot_id,
+                "kind": str(slot.kind),
+                "label": slot.label,
+                "state": str(slot.state),
+                "created": slot.created,
+            }
+            for slot in view.slots
+        ]
+        return _account("account", view.record, slots=slots)
+
+    async def _rename(self, request: AccountRename, _peer: Peer) -> Reply:
+        name, new = self._canonical(request.name), self._canonical(request.new)
+        return _account("renamed", await asyncio.to_thread(self._accounts.rename, name, new))
+
+    async def _alias(self, request: AccountAlias, _peer: Peer) -> Reply:
+        name, alias = self._canonical(request.name), self._canonical(request.alias)
+        change = self._accounts.alias_remove if request.remove else self._accounts.alias_add
+        return _account("changed", await asyncio.to_thread(change, name, alias))
+
+    async def _remove(self, request: AccountRemove, _peer: Peer) -> Reply:
+        before = await self._existing(request.name)
+        record = await asyncio.to_thread(self._accounts.remove, self._canonical(request.name))
+        self._service.vaults.close(record.account_id)
+        remaining = await self._service.evictor.end(before.names, record.account_id)
+        return _account("removed", record, readers_remaining=remaining)
+
+    async def _existing(self, name: str) -> AccountRecord:
+        canonical = self._canonical(name)
+        record = await asyncio.to_thread(self._accounts.record, canonical)
+        if record is None:
+            message = f"no account has the name {canonical}"
+            raise NotFound(message)
+        return record
+
+    def _canonical(self, name: str) -> str:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            message = "the name is not UTF-8"
+            raise UsageError(message) from None
+        return self._service.names.canonical(name)
+
+    async def _home(self, name: str) -> str:
+        """The home directory the site gives this name; of our own making where we are the site."""
+        if self._directory_is_ours:
+            if "/" in name or name.startswith("."):
+                message = f"{name} cannot be the name of a directory: give a home"
+                raise UsageError(message)
+            return str(self._mail.root / name)
+        found = await self._directory.lookup(name)
+        if found is None:
+            message = f"the site's directory does not know {name}"
+            raise NotFound(message)
+        return found.home
+
+
+def _account(result: str, record: AccountRecord, **more: Any) -> Reply:
+    return Reply(result, {**_shown(record), **more})
+
+
+def _shown(record: AccountRecord) -> dict[str, Any]:
+    return {
+        "account": record.account_id,
+        "names": list(record.names),
+        "state": record.state.value,
+        "epoch": record.epoch,
+        "created": record.created,
+        "home": record.home,
+        "maildir": record.maildir,
+        "key_ids": list(record.key_ids),
+    }

@@ -1,0 +1,358 @@
+"""What the dovecot and reader sockets do: requests to accounts and vaults, results to replies.
+
+Keys leave only from here, and only after the account's record was read from the primary store for
+this very request. Replies to Dovecot are flat and say nothing that a login user could not know.
+"""
+
+import asyncio
+import base64
+import secrets
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto import dcrypt
+from lmtp_atrest.crypto.dcrypt import parse_header
+from lmtp_atrest.crypto.keypair import PrivateKey
+from lmtp_atrest.crypto.publickey import PublicKey
+from lmtp_atrest.crypto.records import AccountRecord
+from lmtp_atrest.errors import (
+    Alarm,
+    AtRestError,
+    Busy,
+    Conflict,
+    Damaged,
+    NotFound,
+    UsageError,
+    WrongSecret,
+    WrongState,
+)
+from lmtp_atrest.names import InvalidName, Names
+from lmtp_atrest.secret import Secret
+from lmtp_atrest.telemetry import alarm, logger
+from lmtp_atrest.unlock.evict import Evictor
+from lmtp_atrest.unlock.opening import KdfPool, Opener
+from lmtp_atrest.unlock.protocol import (
+    AppLogin,
+    Keys,
+    Lock,
+    Login,
+    Lookup,
+    Open,
+    Peer,
+    Renew,
+    Reply,
+    Request,
+    Role,
+    Unwrap,
+)
+from lmtp_atrest.unlock.vaults import NoSession, OpenVault, OpenVaults
+
+log = logger("unlock")
+
+SERVICES_WITH_KEYS = frozenset({"imap", "pop3"})
+MECHANISMS_WITH_SECRET = frozenset({"PLAIN", "LOGIN"})
+# Dovecot's auth worker drops a reply over 8,192 bytes and nobody gets in: 11 prime256v1 or 8
+# secp521r1 keys were measured to fit. The rest of the reply is names, paths and the public key.
+WORKER_REPLY_BYTES = 8192
+WORKER_REPLY_OVERHEAD = 480
+KEY_FIELD_OVERHEAD = len("userdb_mail_crypt_global_private_key_password10=\t") + len(
+    "userdb_mail_crypt_global_private_key10=\t"
+)
+
+REFUSED_MASTER = "The mail of this account is encrypted: a master user cannot open it."
+REFUSED_MECHANISM = (
+    "The mail of this account is encrypted: the mail program has to send the password itself "
+    "(PLAIN or LOGIN, over TLS)."
+)
+REFUSED_UNVERIFIED = "The mail of this account is encrypted: the site did not check the password."
+REFUSED_MISMATCH = (
+    "The mail of this account is encrypted with another password than the one you logged in with. "
+    "Log in with the password from before the last change, or ask your administrator."
+)
+REFUSED_TOO_MANY_KEYS = (
+    "This account has more keys than a login can carry: ask your administrator."
+)
+
+
+class TooManyKeys(AtRestError):
+    """The private keys of an account do not fit one reply of Dovecot's auth worker."""
+
+
+class Service:
+    """The operations of the dovecot and reader sockets; `unlock/administration.py` adds others."""
+
+    def __init__(
+        self,
+        config: Config,
+        accounts: Accounts,
+        evictor: Evictor,
+        *,
+        pool: KdfPool | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config.unlock
+        self.accounts = accounts
+        self.evictor = evictor
+        self.names = Names(config.names, config.lmtp.recipient_delimiter)
+        self.now = now
+        self.pool = pool or KdfPool()
+        self.vaults = OpenVaults(self.config.session.idle, self.config.session.age)
+        self.opener = Opener(accounts, self.vaults, self.pool, self.config.trusted_sources, now)
+        self._operations: dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]] = {
+            Login: self._login,
+            AppLogin: self._app_login,
+            Lookup: self._lookup,
+            Open: self._open,
+            Keys: self._keys,
+            Unwrap: self._unwrap,
+            Renew: self._renew,
+            Lock: self._lock,
+        }
+
+    def add_operations(
+        self, operations: dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]
+    ) -> None:
+        """Take over the operations of another part of the service."""
+        self._operations |= operations
+
+    async def answer(self, request: Request, peer: Peer) -> Reply:
+        """The one reply to a request; never raises, whatever happens."""
+        try:
+            return await self._operations[type(request)](request, peer)
+        except AtRestError as error:
+            return failure(error, request, peer)
+        except Exception as error:
+            # Neither the text nor the values: either may hold what the request held.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(
+                "unexpected",
+                op=type(request).__name__,
+                error=type(error).__name__,
+                where=f"{where.filename}:{where.lineno}",
+            )
+            return Reply("temporary-failure")
+
+    async def expire(self) -> None:
+        """Close what is too old; at the age limit end the readers as well."""
+        for vault in self.vaults.expire(self.now()):
+            log.info("vault reached its age", account=vault.account_id)
+            await self.evictor.end(vault.names, vault.account_id)
+
+    def wipe(self) -> None:
+        """Forget all vault keys and marks, at the end of the process."""
+        self.vaults.wipe()
+        self.opener.wipe()
+        self.pool.close()
+
+    async def record(self, name: str) -> AccountRecord | None:
+        """The account of a name as a peer spells it, fresh from the primary store."""
+        try:
+            canonical = self.names.canonical(name)
+            canonical.encode()  # lone surrogates: bytes that were no UTF-8
+        except (InvalidName, UnicodeEncodeError):
+            return None
+        return await asyncio.to_thread(self.accounts.record, canonical)
+
+    # ---- dovecot
+
+    async def _login(self, request: Login, peer: Peer) -> Reply:
+        record = await self.record(request.name)
+        if record is None or not record.holds_ciphertext:
+            return Reply("not-enrolled")
+        if request.service not in SERVICES_WITH_KEYS:
+            return Reply("no-keys")
+        if reason := _refusal(request):
+            log.info("login refused", account=record.account_id, reason=reason)
+            return Reply("refused", {"reason": reason})
+        assert request.secret is not None  # noqa: S101 - _refusal said so; for the type checker
+        try:
+            vault = await self.opener.open(record, request.secret, request.source, verified=True)
+        except WrongSecret:
+            return self._mismatch(record)
+        keys = await asyncio.to_thread(self._worker_keys, record, vault)
+        log.info("login", account=record.account_id, service=request.service, keys=len(keys) // 2)
+        fields = {**self._public_fields(record), "keys": str(len(keys) // 2), **keys}
+        return Reply("opened", fields)
+
+    def _mismatch(self, record: AccountRecord) -> Reply:
+        log.warning("login with another password", account=record.account_id)
+        if self.config.on_mismatch == "let-in-closed":
+            return Reply("closed", {**self._public_fields(record), "keys": "0"})
+        return Reply("refused", {"reason": REFUSED_MISMATCH})
+
+    async def _app_login(self, _request: AppLogin, _peer: Peer) -> Reply:
+        return Reply("not-enrolled")  # app passwords are not there yet
+
+    async def _lookup(self, request: Lookup, _peer: Peer) -> Reply:
+        record = await self.record(request.name)
+        if record is None or not record.holds_ciphertext:
+            return Reply("not-enrolled")
+        return Reply("found", self._public_fields(record))
+
+    def _public_fields(self, record: AccountRecord) -> dict[str, str]:
+        pem = PublicKey.from_der(record.public_key).pem()
+        fields = {
+            "account": record.account_id,
+            "state": record.state.value,
+            "public_key": _base64(pem),
+            "temp_dir": str(self.config.temp_dir),
+            "cache": self.config.cache,
+        }
+        if self.config.cache == "ram":
+            fields["cache_dir"] = str(self.config.cache_root / record.account_id)
+        return fields
+
+    def _worker_keys(self, record: AccountRecord, vault: OpenVault) -> dict[str, str]:
+        fields = {}
+        size = WORKER_REPLY_OVERHEAD
+        for number, key in enumerate(self.accounts.private_keys(record, vault.vault_key), 1):
+            pem, password = _one_time(key)
+            fields[f"private_key{number}"], fields[f"password{number}"] = pem, password
+            size += len(pem) + len(password) + KEY_FIELD_OVERHEAD
+        if size > WORKER_REPLY_BYTES:
+            message = f"account {record.account_id}: {len(fields) // 2} keys take {size} bytes"
+            raise TooManyKeys(message)
+        return fields
+
+    # ---- reader
+
+    async def _open(self, request: Open, peer: Peer) -> Reply:
+        record = await self.record(request.name)
+        if record is None or not record.holds_ciphertext:
+            if peer.role is Role.ADMIN and record is not None:
+                return Reply("not-enrolled")
+            # On the reader socket a plain account looks like none, and none like a wrong secret.
+            record = self.opener.nobody(request.name)
+        vault = await self.opener.open(record, request.secret, request.source)
+        log.info("opened for a reader", account=record.account_id, uid=peer.uid)
+        return Reply(
+            "opened",
+            {
+                "token": self.vaults.issue(vault, peer.uid),
+                "account": record.account_id,
+                "key_ids": list(record.key_ids),
+                "expires": self.vaults.expires(vault, self.now()),
+            },
+        )
+
+    async def _session(self, token: str, peer: Peer) -> tuple[AccountRecord, OpenVault]:
+        """The open vault of a token and its record, read for this use; NoSession."""
+        vault = self.vaults.by_token(token, peer.uid, self.now())
+        record = await asyncio.to_thread(self.accounts.record_by_id, vault.account_id)
+        if record is None:
+            self.vaults.close(vault.account_id)
+        elif self.vaults.current(record, self.now()) is vault:
+            self.vaults.use(vault, self.now())
+            return record, vault
+        message = "the account changed or the vault was closed"
+        raise NoSession(message)
+
+    async def _keys(self, request: Keys, peer: Peer) -> Reply:
+        record, vault = await self._session(request.token, peer)
+        keys = await asyncio.to_thread(self._reader_keys, record, vault)
+        log.info("keys for a reader", account=record.account_id, uid=peer.uid, keys=len(keys))
+        return Reply("keys", {"keys": keys})
+
+    def _reader_keys(self, record: AccountRecord, vault: OpenVault) -> list[dict[str, str]]:
+        keys = []
+        for key in self.accounts.private_keys(record, vault.vault_key):
+            pem, password = _one_time(key)
+            keys.append({"key_id": key.key_id.hex(), "private_key": pem, "password": password})
+        return keys
+
+    async def _unwrap(self, request: Unwrap, peer: Peer) -> Reply:
+        record, vault = await self._session(request.token, peer)
+        return await asyncio.to_thread(self._unwrapped, record, vault, request.header)
+
+    def _unwrapped(self, record: AccountRecord, vault: OpenVault, raw: bytes) -> Reply:
+        try:
+            header = parse_header(raw)
+        except Damaged:
+            return Reply("damaged")
+        keys = self.accounts.private_keys(record, vault.vault_key)
+        key = next((key for key in keys if key.key_id == header.key_id), None)
+        if key is None:
+            return Reply("no-such-key")
+        try:
+            message_key = dcrypt.unwrap(header, key)
+        except Damaged:
+            return Reply("damaged")
+        return Reply("unwrapped", {"key": _base64(message_key.secret.reveal())})
+
+    async def _renew(self, request: Renew, peer: Peer) -> Reply:
+        _record, vault = await self._session(request.token, peer)
+        return Reply("renewed", {"expires": self.vaults.expires(vault, self.now())})
+
+    async def _lock(self, request: Lock, peer: Peer) -> Reply:
+        vault = self.vaults.by_token(request.token, peer.uid, self.now())
+        return await self.locked(vault.account_id, vault.names)
+
+    async def locked(self, account_id: str, names: tuple[str, ...]) -> Reply:
+        """Close the account's vault at once, then have its readers ended."""
+        closed = self.vaults.close(account_id)
+        remaining = await self.evictor.end(names, account_id)
+        log.info("locked", account=account_id, vaults=closed, readers_remaining=remaining)
+        return Reply("locked", {"vaults": closed, "readers_remaining": remaining})
+
+
+def failure(error: AtRestError, request: Request, peer: Peer) -> Reply:
+    """The reply that stands for an error; only an administrator hears its text."""
+    fields: dict[str, Any] = {}
+    result = next((word for kind, word in _RESULTS if isinstance(error, kind)), "")
+    operation = type(request).__name__
+    if isinstance(error, Alarm):
+        alarm("unlock", "refused", op=operation, cause=str(error))
+    elif not isinstance(error, WrongSecret | Busy | NotFound | WrongState | Conflict):
+        log.error("failed", op=operation, cause=str(error))
+    if isinstance(error, Busy) and peer.role is not Role.DOVECOT:
+        fields["retry_after"] = round(error.retry_after, 1)
+    if isinstance(error, TooManyKeys):
+        result, fields["reason"] = "refused", REFUSED_TOO_MANY_KEYS
+    elif peer.role is Role.ADMIN:
+        fields["reason"] = str(error)
+    elif result not in _FOR_EVERYBODY:
+        result = "temporary-failure"
+    return Reply(result or "temporary-failure", fields)
+
+
+_RESULTS: tuple[tuple[type[AtRestError], str], ...] = (
+    (WrongSecret, "wrong-secret"),
+    (NoSession, "no-such-session"),
+    (NotFound, "not-found"),
+    (Busy, "busy"),
+    (Conflict, "conflict"),
+    (WrongState, "wrong-state"),
+    (Damaged, "damaged"),
+    (Alarm, "alarm"),
+    (InvalidName, "invalid-name"),
+    (UsageError, "usage"),
+)
+_FOR_EVERYBODY = frozenset({"wrong-secret", "no-such-session", "busy"})
+
+
+def _refusal(request: Login) -> str:
+    """Why this login gets no key although its service might; empty if it may try."""
+    if not request.site_verified:
+        return REFUSED_UNVERIFIED
+    if request.master:
+        return REFUSED_MASTER
+    if request.mechanism.upper() not in MECHANISMS_WITH_SECRET or not request.secret:
+        return REFUSED_MECHANISM
+    return ""
+
+
+def _one_time(key: PrivateKey) -> tuple[str, str]:
+    """The key as base64 of an encrypted PEM, and the password that is good for it alone.
+
+    Dovecot's debug log prints the key but hides every field with "pass" in its name.
+    """
+    password = secrets.token_urlsafe(16)
+    return _base64(key.encrypted_pem(Secret(password.encode()))), password
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

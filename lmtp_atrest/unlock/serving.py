@@ -1,0 +1,112 @@
+"""The unlock process put together: sockets, service, expiry, and an orderly end."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.config import Config
+from lmtp_atrest.directory import Directory, DovecotDirectory, KeystoreDirectory
+from lmtp_atrest.telemetry import logger
+from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
+from lmtp_atrest.unlock.evict import Evictor
+from lmtp_atrest.unlock.hardening import harden
+from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.server import RoleServer, uids_of
+from lmtp_atrest.unlock.service import Service
+
+log = logger("unlock")
+
+EXPIRY_SECONDS = 5.0
+ROLES = (Role.DOVECOT, Role.READER, Role.ADMIN)
+
+
+async def serve(
+    config: Config,
+    accounts: Accounts,
+    stopping: asyncio.Event,
+    *,
+    ready: asyncio.Event | None = None,
+    barrier_seconds: float = BARRIER_SECONDS,
+    hardened: bool = True,
+) -> None:
+    """Serve the three unlock sockets until `stopping` is set.
+
+    Then accept no more, answer what is under way, and wipe the vaults. `ready` is set once all
+    sockets listen. `hardened=False` leaves the process as it is (it may hold other services).
+    """
+    missing = harden() if hardened else []
+    directory = _directory(config)
+    service = build_service(
+        config,
+        accounts,
+        directory,
+        barrier_seconds=barrier_seconds,
+        hardening_missing=missing,
+    )
+    servers = build_servers(config, service)
+    expiring = asyncio.create_task(_expire(service))
+    try:
+        for server in servers:
+            server.start()
+        log.info("serving", sockets=str(config.unlock.sockets))
+        if ready is not None:
+            ready.set()
+        await stopping.wait()
+    finally:
+        await asyncio.gather(*(server.stop() for server in servers))
+        expiring.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await expiring
+        service.wipe()
+        if isinstance(directory, DovecotDirectory):
+            await directory.close()
+        log.info("stopped")
+
+
+def build_service(
+    config: Config,
+    accounts: Accounts,
+    directory: Directory,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    barrier_seconds: float = BARRIER_SECONDS,
+    hardening_missing: Sequence[str] = (),
+) -> Service:
+    """All operations of all three sockets, without the sockets."""
+    service = Service(config, accounts, Evictor(config.unlock.evict.socket), now=now)
+    administration = Administration(
+        config,
+        service,
+        directory,
+        barrier_seconds=barrier_seconds,
+        hardening_missing=hardening_missing,
+    )
+    service.add_operations(administration.operations())
+    return service
+
+
+def build_servers(config: Config, service: Service) -> list[RoleServer]:
+    """The three sockets, not yet listening."""
+    return [
+        RoleServer(
+            role,
+            config.unlock.sockets / f"{role}.sock",
+            uids_of(getattr(config.unlock.peers, role)),
+            service.answer,
+        )
+        for role in ROLES
+    ]
+
+
+def _directory(config: Config) -> Directory:
+    if config.directory.source == "dovecot":
+        return DovecotDirectory(config.directory.socket)
+    return KeystoreDirectory()
+
+
+async def _expire(service: Service) -> None:
+    while True:
+        await asyncio.sleep(EXPIRY_SECONDS)
+        await service.expire()
