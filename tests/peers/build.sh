@@ -1,0 +1,103 @@
+#!/bin/bash
+# Builds the roots in which tests run real mail servers: var/peers/<suite>, by debootstrap.
+#
+#   sudo make peers                          the suites that the tests need (bookworm)
+#   sudo tests/peers/build.sh bookworm trixie
+#
+# Nothing but debootstrap is ever installed on the host: Postfix and Exim exclude each other as
+# packages, and installed servers start at once on all interfaces. A finished root carries a stamp
+# with the digest of this file; it is built again only when that differs. PEERS_MIRROR names a
+# Debian mirror, where debootstrap's own default will not do.
+set -Eeuo pipefail
+
+cd "$(dirname "$(realpath "$0")")/../.."
+roots=$PWD/var/peers
+recipe=$(sha256sum <tests/peers/build.sh | cut -d' ' -f1)
+
+packages=(
+  dovecot-imapd dovecot-lmtpd dovecot-pop3d dovecot-sieve dovecot-managesieved dovecot-auth-lua
+  lua-socket postfix swaks libsasl2-modules
+)
+
+finished() { # root
+  [ "$(cat "$1/peers-recipe" 2>/dev/null)" = "$recipe" ] && [ -x "$1/usr/sbin/dovecot" ]
+}
+
+want_debootstrap() {
+  command -v debootstrap >/dev/null && return
+  echo "peers: installing debootstrap on this host"
+  apt-get -qq install -y --no-install-recommends debootstrap >/dev/null 2>&1 || {
+    apt-get -qq update
+    apt-get -qq install -y --no-install-recommends debootstrap
+  }
+}
+
+# Runs in mount and pid namespaces of its own: whatever debootstrap or a package mounts or starts
+# ends with it, also after an interrupt.
+contained() { # command ...
+  unshare --mount --pid --fork --kill-child --propagation private "$@"
+}
+
+inside() { # root command ...
+  local root=$1
+  shift
+  # shellcheck disable=SC2016  # expanded by the inner shell
+  contained sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" \
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+    DEBIAN_FRONTEND=noninteractive ${http_proxy:+http_proxy="$http_proxy"} "$@"
+}
+
+# Exim cannot be installed beside Postfix, so its two packages are unpacked under /opt/exim; only
+# the libraries that it links are installed.
+add_exim() { # root
+  # shellcheck disable=SC2016
+  inside "$1" bash -euc '
+    cd /tmp
+    apt-get -qq install -y --no-install-recommends $(
+      apt-cache depends exim4-daemon-light | sed -n "s/^ *Depends: \(lib.*\)/\1/p") >/dev/null
+    apt-get -qq download exim4-daemon-light exim4-base 2>/dev/null
+    for package in exim4-*.deb; do dpkg -x "$package" /opt/exim; done
+    rm -f exim4-*.deb
+    useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
+    /opt/exim/usr/sbin/exim4 -bV | head -1'
+}
+
+build() { # suite
+  local root=$roots/$1 work started=$SECONDS
+  log=$roots/$1.log
+  if finished "$root"; then
+    echo "peers: $1 is complete"
+    return
+  fi
+  # Built beside and renamed at the end: a name without a suffix is always a finished root.
+  work=$roots/$1.building
+  rm -rf --one-file-system "$work" && mkdir -p "$work" "$roots/archives"
+  echo "peers: building $1 (about a minute)"
+  contained debootstrap --variant=minbase --cache-dir="$roots/archives" "$1" "$work" \
+    ${PEERS_MIRROR:+"$PEERS_MIRROR"} >"$log" 2>&1
+  printf '#!/bin/sh\nexit 101\n' >"$work/usr/sbin/policy-rc.d" # no package starts a service
+  chmod 755 "$work/usr/sbin/policy-rc.d"
+  {
+    inside "$work" apt-get -qq install -y --no-install-recommends "${packages[@]}"
+    add_exim "$work"
+    inside "$work" apt-get clean
+    # the user and group that tests give mailboxes to
+    inside "$work" useradd --uid 5000 --user-group --no-create-home --shell /usr/sbin/nologin vmail
+  } >>"$log" 2>&1 </dev/null
+  rm -rf "$work"/var/lib/apt/lists/* "$work"/usr/share/{doc,man,locale}/*
+  echo "$recipe" >"$work/peers-recipe"
+  rm -rf --one-file-system "$root" && mv "$work" "$root"
+  echo "peers: $1 built in $((SECONDS - started)) s, $(du -sm "$root" | cut -f1) MB"
+}
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "peers: debootstrap and chroot need root: sudo make peers" >&2
+  exit 1
+fi
+mkdir -p "$roots"
+exec 3>&2
+trap 'status=$?; trap - ERR; tail -n 5 "${log:-/dev/null}" >&3; exit $status' ERR
+exec 9>"$roots/lock"
+flock 9 # a second build waits instead of working in the same place
+want_debootstrap
+for suite in "${@:-bookworm}"; do build "$suite"; done
