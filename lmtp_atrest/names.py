@@ -19,10 +19,10 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import Literal, Protocol
 
 import idna
 
-from lmtp_atrest.config import NamesSection
 from lmtp_atrest.errors import AtRestError, ConfigError
 
 PART_LIMIT = 255
@@ -177,15 +177,34 @@ def _literal(domain: str) -> str:
         raise InvalidName(msg) from error
 
 
+class NameRules(Protocol):
+    """What the site's configuration says of names (its section `names`)."""
+
+    @property
+    def case(self) -> Literal["fold", "exact"]:
+        """Whether local parts that differ in case only are the same."""
+        ...
+
+    @property
+    def default_domain(self) -> str | None:
+        """The domain of a name without one."""
+        ...
+
+    @property
+    def alias_domains(self) -> dict[str, str]:
+        """Domains that mean another one."""
+        ...
+
+
 class Names:
     """Which spellings are the same name, by the site's settings."""
 
-    def __init__(self, section: NamesSection, recipient_delimiter: str) -> None:
-        self._fold = section.case == "fold"
+    def __init__(self, rules: NameRules, recipient_delimiter: str) -> None:
+        self._fold = rules.case == "fold"
         self._delimiter = recipient_delimiter
-        default = section.default_domain
+        default = rules.default_domain
         self._default_domain = canonical_domain(default) if default else ""
-        self._aliases = _resolve_aliases(section.alias_domains)
+        self._aliases = _resolve_aliases(rules.alias_domains)
 
     def canonical(self, name: str) -> str:
         """The one form under which a login name or address is stored and compared.

@@ -3,8 +3,10 @@
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import Any
 
 from lmtp_atrest.config import Lmtp
 from lmtp_atrest.delivery.replies import STOPPING, TOO_MANY_CONNECTIONS
@@ -19,6 +21,9 @@ log = logger("lmtp")
 # then whoever sends slowly is told 421; commits that still run may end.
 RECEIVE_SECONDS = 20.0
 COMMIT_SECONDS = 8.0
+
+# The socket is shared by all workers: one that ends must not remove its path (Python 3.13 does).
+KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 async def serve(
@@ -86,7 +91,9 @@ class _Server:
             raise ValueError(message)
         loop = asyncio.get_running_loop()
         if sock.family == socket.AF_UNIX:
-            return await loop.create_unix_server(lambda: self._protocol(tls), sock=sock)
+            return await loop.create_unix_server(
+                lambda: self._protocol(tls), sock=sock, **KEEP_PATH
+            )
         return await loop.create_server(lambda: self._protocol(tls), sock=sock)
 
     def _protocol(self, tls: ssl.SSLContext | None) -> asyncio.BaseProtocol:

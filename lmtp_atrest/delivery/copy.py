@@ -1,0 +1,122 @@
+"""One stored file of a message: sealed as it comes for encrypted accounts, plain for others.
+
+For an encrypted account only ciphertext leaves this module. All methods block and belong in a
+thread; what they raise has left no file behind.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmtp_atrest.config import HeaderRule
+from lmtp_atrest.crypto.dcrypt import Sealer
+from lmtp_atrest.delivery.recipients import Recipient, Recipients
+from lmtp_atrest.delivery.trace import header_values, without_return_path
+from lmtp_atrest.delivery.unclear import Claim
+from lmtp_atrest.errors import WrongState
+from lmtp_atrest.maildir import Maildir, NewMessage
+from lmtp_atrest.maildir.names import base_of, with_sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where and how copies are stored, by the configuration."""
+
+    root: Path
+    folder_style: str
+    header_rules: tuple[HeaderRule, ...]
+    rounds: int
+    make_sealer: Callable[..., Sealer] = Sealer
+
+    def open(self, path: Path, *, create: bool) -> Maildir:
+        """The Maildir at this path."""
+        return Maildir.open(self.root, path, create=create, style=self.folder_style)
+
+
+class StoredCopy:
+    """The copy for one mailbox; `begin`, then `write`, then `commit`, or `abort`."""
+
+    def __init__(self, storage: Storage, recipients: Recipients, recipient: Recipient) -> None:
+        self.recipient = recipient
+        self._storage = storage
+        self._recipients = recipients
+        self._message: NewMessage | None = None
+        self._sealer: Sealer | None = None
+        self._size = 0
+        self._lines = 0
+
+    def begin(self, trace: bytes, head: bytes) -> None:
+        """Choose key and folder, write our own lines and the first bytes of the message.
+
+        `head` holds the message's header, or its first 64 KiB. Raises what key, store and disk
+        may raise.
+        """
+        self.recipient = self._recipients.fresh(self.recipient)
+        with self._storage.open(self.recipient.maildir, create=True) as maildir:
+            self._pin(maildir)
+            if self.recipient.public_key is not None:
+                self._sealer = self._storage.make_sealer(
+                    self.recipient.public_key, self._storage.rounds
+                )
+            self._message = maildir.create(self._folder(maildir, head))
+        if self._sealer is not None:
+            self._message.write(self._sealer.header)
+        self.write(trace + without_return_path(head))
+
+    def _pin(self, maildir: Maildir) -> None:
+        # Before the first ciphertext: a store that forgets this account is then an alarm.
+        if self.recipient.pin_due and self.recipient.account is not None:
+            maildir.write_pin(self.recipient.account.document)
+
+    def _folder(self, maildir: Maildir, head: bytes) -> str | None:
+        """The folder of the first header rule that matches and whose folder exists."""
+        for rule in self._storage.header_rules:
+            wanted = rule.value.casefold()
+            if any(value.casefold() == wanted for value in header_values(head, rule.header)):
+                found = maildir.find_folder(rule.folder)
+                if found is not None:
+                    return found
+        return self.recipient.folder
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes of the message."""
+        if self._message is None:
+            message = "the copy was not begun"
+            raise WrongState(message)
+        self._size += len(chunk)
+        self._lines += chunk.count(b"\n")
+        self._message.write(chunk if self._sealer is None else self._sealer.update(chunk))
+
+    def commit(self, claim: Claim) -> None:
+        """Make it mail, durably. A plain one only while the store still says plain."""
+        message = self._message
+        if message is None:
+            error = "the copy was not begun"
+            raise WrongState(error)
+        if self._sealer is not None:
+            message.write(self._sealer.finish())
+        crlf_size = self._size + self._lines
+        claim.note(with_sizes(message.name, self._size, crlf_size))
+        with message:
+            if self._sealer is not None:
+                message.commit(self._size, crlf_size)
+            else:
+                window = self._recipients.still_plain(self.recipient)
+                message.commit(self._size, crlf_size, window.look, window.close)
+        claim.stored()
+
+    def became_mail(self, name: str) -> bool:
+        """Whether an earlier try, killed before it could say so, left this message."""
+        with self._storage.open(self.recipient.maildir, create=True) as maildir:
+            base = base_of(name)
+            there = any(base_of(file.name) == base for file in maildir.walk())
+        if there:
+            # The earlier try was killed between the rename and its sync; rare, so all is synced.
+            os.sync()
+        return there
+
+    def abort(self) -> None:
+        """Leave nothing of an uncommitted copy behind."""
+        if self._message is not None:
+            self._message.abort()

@@ -1,0 +1,253 @@
+"""From an address in RCPT to where and how its mail is stored.
+
+The store's word is read anew for every recipient; only "encrypted" is kept, for two seconds at
+most. "Plain" and "no such account" are never kept: a stale one would store plaintext for an
+account that has just been encrypted. Whatever cannot be read or does not verify is temporary
+trouble or an alarm, never "plain".
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.publickey import PublicKey
+from lmtp_atrest.crypto.records import SignedRecord, SitePublic, State, check_pin
+from lmtp_atrest.delivery import replies
+from lmtp_atrest.delivery.replies import Refused
+from lmtp_atrest.directory import Directory, Found
+from lmtp_atrest.errors import Alarm, Damaged, NotFound, TemporaryFailure
+from lmtp_atrest.keystore.records import Records
+from lmtp_atrest.maildir import Maildir
+from lmtp_atrest.names import Address, InvalidName, Names
+
+T = TypeVar("T")
+
+KEEP_SECONDS = 2.0
+KEEP_COUNT = 10_000
+# For `unknown_recipients: deliver` only, where no directory names a home.
+_PLAIN_COMPONENT = re.compile(r"[a-z0-9_][a-z0-9_+=-]*(?:\.[a-z0-9_+=-]+)*")
+
+
+class Changed(TemporaryFailure):
+    """The account changed while its message was on the way; the MTA's next try sees the change."""
+
+
+class NoValidKey(Alarm):
+    """A signed record says "encrypted" and holds no key that messages can be sealed to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """An accepted recipient: where its mail goes and the key it is sealed to (None: plain)."""
+
+    address: Address
+    names: tuple[str, ...]
+    maildir: Path
+    folder: str | None
+    account: SignedRecord | None
+    public_key: PublicKey | None
+    pin_due: bool
+    read_at: float
+
+    @property
+    def mailbox(self) -> str:
+        """What tells mailboxes apart: the account's id, or the Maildir where there is none."""
+        return self.account.record.account_id if self.account else str(self.maildir)
+
+
+class Recipients:
+    """Looks recipients up. Store and Maildir are asked in a thread of `executor`."""
+
+    def __init__(
+        self,
+        config: Config,
+        records: Records,
+        site: SitePublic,
+        directory: Directory,
+        names: Names,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._records = records
+        self._site = site
+        self._directory = directory
+        self._names = names
+        self._executor = executor
+        self._clock = clock
+        self._kept: dict[Address, Recipient] = {}
+
+    async def resolve(self, address: Address) -> Recipient:
+        """The recipient, or Refused, TemporaryFailure, Alarm."""
+        kept = self._kept.get(address)
+        if kept is not None and self._clock() - kept.read_at <= KEEP_SECONDS:
+            return kept
+        try:
+            full = self._names.canonical(address.name)
+            base, detail = self._names.split_detail(address)
+        except InvalidName as error:
+            raise Refused(replies.MALFORMED_RECIPIENT) from error
+        candidates: dict[str, str | None] = {full: None}
+        if base != full:
+            candidates[base] = detail
+        found = await self._in_thread(lambda: self._of_account(address, candidates))
+        if found is None:
+            found = await self._of_directory(address, candidates)
+        self._keep(address, found)
+        return found
+
+    async def _in_thread(self, look: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, look)
+
+    def _keep(self, address: Address, found: Recipient) -> None:
+        self._kept.pop(address, None)
+        if found.public_key is not None:
+            if len(self._kept) >= KEEP_COUNT:
+                self._kept.clear()
+            self._kept[address] = found
+
+    def _of_account(self, address: Address, candidates: dict[str, str | None]) -> Recipient | None:
+        read_at = self._clock()
+        for name, folder in candidates.items():
+            signed = self._records.by_name(name)
+            if signed is not None:
+                path = Path(signed.record.maildir)
+                return self._checked(address, (name,), path, folder, signed, read_at)
+        return None
+
+    async def _of_directory(
+        self, address: Address, candidates: dict[str, str | None]
+    ) -> Recipient:
+        for name, folder in candidates.items():
+            user = await self._directory.lookup(name)
+            if user is not None:
+                return await self._of_user(address, candidates, user, folder)
+        name, folder = list(candidates.items())[-1]
+        return await self._of_user(address, candidates, self._unknown(name), folder)
+
+    async def _of_user(
+        self, address: Address, names: Iterable[str], user: Found, folder: str | None
+    ) -> Recipient:
+        """A user of the directory, whose own name may be that of an account of ours after all."""
+        try:
+            own = self._names.canonical(user.name)
+        except InvalidName as error:
+            message = f"the directory names a user {user.name!r}, which is no name"
+            raise TemporaryFailure(message) from error
+        found = await self._in_thread(lambda: self._of_account(address, {own: folder}))
+        if found is not None:
+            return found
+        if not user.home.startswith("/"):
+            message = f"the directory gives no home for {own}"
+            raise TemporaryFailure(message)
+        path = Path(self._config.mail.maildir(user.home))
+        all_names = tuple(dict.fromkeys((*names, own)))
+        read_at = self._clock()
+        return await self._in_thread(
+            lambda: self._checked(address, all_names, path, folder, None, read_at)
+        )
+
+    def _unknown(self, name: str) -> Found:
+        """What the site chose for an address that nobody knows."""
+        match self._config.mail.unknown_recipients:
+            case "reject":
+                raise Refused(replies.NO_SUCH_RECIPIENT)
+            case "defer":
+                raise Refused(replies.NOT_KNOWN_NOW)
+        local, _, domain = name.rpartition("@")
+        parts = [part for part in (domain, local) if part]
+        if not all(_PLAIN_COMPONENT.fullmatch(part) for part in parts):
+            raise Refused(replies.NOT_KNOWN_NOW)
+        return Found(name, str(self._config.mail.root.joinpath(*parts)))
+
+    def _checked(
+        self,
+        address: Address,
+        names: tuple[str, ...],
+        path: Path,
+        folder: str | None,
+        signed: SignedRecord | None,
+        read_at: float,
+    ) -> Recipient:
+        due = check_pin(signed, self._pin(path), self._site, self._records.by_id)
+        key = _public_key(signed)
+        return Recipient(address, names, path, folder, signed, key, due, read_at)
+
+    def _pin(self, path: Path) -> bytes | None:
+        try:
+            style = self._config.lmtp.folder_style
+            with Maildir.open(self._config.mail.root, path, create=False, style=style) as maildir:
+                return maildir.pin()
+        except NotFound:
+            return None
+
+    def fresh(self, recipient: Recipient) -> Recipient:
+        """The recipient itself while its answer may be used, else read again. In a thread."""
+        young = self._clock() - recipient.read_at <= KEEP_SECONDS
+        return recipient if young and recipient.public_key is not None else self.again(recipient)
+
+    def again(self, recipient: Recipient) -> Recipient:
+        """Read the store again, in a thread. Raises Changed where it is another account now."""
+        read_at = self._clock()
+        found = (self._records.by_name(name) for name in recipient.names)
+        signed = next((one for one in found if one is not None), None)
+        if _account_id(signed) != _account_id(recipient.account):
+            message = "the name belongs to another account now"
+            raise Changed(message)
+        path = Path(signed.record.maildir) if signed else recipient.maildir
+        old = recipient
+        return self._checked(old.address, old.names, path, old.folder, signed, read_at)
+
+    def still_plain(self, recipient: Recipient) -> "PlainWindow":
+        """The last look before a plain message counts, and how long it holds."""
+        return PlainWindow(self, recipient, self._clock)
+
+
+class PlainWindow:
+    """A plain message may only appear within two seconds after the store said "plain".
+
+    `enable` waits five seconds after its commit, so whoever read the store before that commit is
+    done, or undone, when `enable` returns.
+    """
+
+    def __init__(
+        self, recipients: Recipients, recipient: Recipient, clock: Callable[[], float]
+    ) -> None:
+        self._recipients = recipients
+        self._recipient = recipient
+        self._clock = clock
+        self._read_at = float("-inf")
+
+    def look(self) -> None:
+        """Before the rename: read the store. Raises Changed, TemporaryFailure, Alarm."""
+        now = self._recipients.again(self._recipient)
+        if now.public_key is not None or now.maildir != self._recipient.maildir:
+            message = "the account was encrypted while its message was on the way"
+            raise Changed(message)
+        self._read_at = now.read_at
+
+    def close(self) -> None:
+        """After the rename: raises Changed where it came too late."""
+        if self._clock() - self._read_at > KEEP_SECONDS:
+            message = "more than 2 s between the look at the store and the rename"
+            raise Changed(message)
+
+
+def _public_key(signed: SignedRecord | None) -> PublicKey | None:
+    if signed is None or signed.record.state is not State.ENCRYPTED:
+        return None
+    try:
+        return PublicKey.from_der(signed.record.public_key)
+    except Damaged as error:
+        message = f"account {signed.record.account_id} is encrypted and has no usable public key"
+        raise NoValidKey(message) from error
+
+
+def _account_id(signed: SignedRecord | None) -> str | None:
+    return signed.record.account_id if signed else None

@@ -1,0 +1,167 @@
+"""One message for n recipients: taken as it comes, stored once per mailbox, answered n times.
+
+Nothing is decided twice: once the end of the message was seen, every copy is committed or undone
+to its end, whoever waits for the answer or not.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+from lmtp_atrest.delivery import replies
+from lmtp_atrest.delivery.copy import StoredCopy
+from lmtp_atrest.delivery.recipients import Recipient
+from lmtp_atrest.delivery.replies import Reply, reply_for
+from lmtp_atrest.delivery.trouble import report
+from lmtp_atrest.delivery.unclear import UnclearEnds
+from lmtp_atrest.names import Address
+from lmtp_atrest.telemetry import logger
+
+log = logger("delivery")
+
+# The header is looked at before a folder is chosen; no MTA passes a larger one (Postfix: 100 KiB
+# of header in all, rules match fields it adds on top).
+HEAD_LIMIT = 64 * 1024
+
+
+@dataclass(slots=True)
+class _Part:
+    """A copy with the recipients it serves, its own lines and what became of it."""
+
+    copy: StoredCopy
+    trace: bytes
+    digest: str = ""
+    reply: Reply | None = None
+
+
+class Transaction:
+    """See `Delivery.begin`. Used by one task, in the order write, finish or abort, confirmed."""
+
+    def __init__(
+        self,
+        message_id: str,
+        sender: Address | None,
+        recipients: Sequence[Recipient],
+        make_copy: Callable[[Recipient], StoredCopy],
+        make_trace: Callable[[Recipient], bytes],
+        unclear: UnclearEnds,
+        executor: Executor,
+    ) -> None:
+        self._id = message_id
+        self._sender = sender
+        self._unclear = unclear
+        self._executor = executor
+        self._keys = [(one.mailbox, one.folder) for one in recipients]
+        self._parts: dict[tuple[str, str | None], _Part] = {}
+        for key, recipient in zip(self._keys, recipients, strict=True):
+            if key not in self._parts:
+                self._parts[key] = _Part(make_copy(recipient), make_trace(recipient))
+        self._head: bytes | None = b""
+        self._content = hashlib.sha256()
+        self._size = 0
+        self._started = time.monotonic()
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes. Trouble with one copy shows in its reply, not here."""
+        self._content.update(chunk)
+        self._size += len(chunk)
+        if self._head is None:
+            await self._in_thread(lambda: self._each(lambda part: part.copy.write(chunk)))
+            return
+        self._head += chunk
+        if len(self._head) >= HEAD_LIMIT:
+            head, self._head = self._head, None
+            await self._in_thread(lambda: self._each(lambda part: _begin(part, head)))
+
+    async def finish(self) -> list[Reply]:
+        """Commit every copy; one reply per recipient, in order. A cancel does not cut it short."""
+        return await asyncio.shield(asyncio.create_task(self._finish()))
+
+    async def _finish(self) -> list[Reply]:
+        for key, part in self._parts.items():
+            part.digest = self._digest(key)
+        open_parts = [part for part in self._parts.values() if part.reply is None]
+        await asyncio.gather(
+            *(self._in_thread(partial(self._settle, part)) for part in open_parts)
+        )
+        answers = [self._parts[key].reply or replies.TEMPORARY for key in self._keys]
+        self._log(answers)
+        return answers
+
+    async def abort(self) -> None:
+        """Leave nothing behind of what was not committed."""
+        begun = [part for part in self._parts.values() if part.reply is None]
+        for part in begun:
+            part.reply = replies.TEMPORARY
+        await self._in_thread(lambda: _abort(begun))
+
+    def confirmed(self) -> None:
+        """The client has read the replies: the same message again is a second message."""
+        for part in self._parts.values():
+            if part.digest:
+                self._unclear.forget(part.digest)
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _each(self, step: Callable[[_Part], None]) -> None:
+        for part in self._parts.values():
+            if part.reply is None:
+                try:
+                    step(part)
+                except Exception as error:
+                    self._failed(part, error)
+
+    def _settle(self, part: _Part) -> None:
+        try:
+            part.reply = self._store(part)
+        except Exception as error:
+            self._failed(part, error)
+
+    def _store(self, part: _Part) -> Reply:
+        with self._unclear.claim(part.digest) as claim:
+            if claim.stored_before(part.copy.became_mail):
+                part.copy.abort()
+                return replies.STORED_BEFORE
+            if self._head is not None:
+                _begin(part, self._head)
+            part.copy.commit(claim)
+        return replies.STORED
+
+    def _failed(self, part: _Part, error: Exception) -> None:
+        part.reply = reply_for(error)
+        part.copy.abort()
+        mailbox = part.copy.recipient.mailbox
+        report("delivery", "not stored", error, id=self._id, mailbox=mailbox)
+
+    def _digest(self, key: tuple[str, str | None]) -> str:
+        mailbox, folder = key
+        parts = (mailbox, folder or "", str(self._sender or ""))
+        return self._unclear.digest(
+            *(part.encode("utf-8", "surrogateescape") for part in parts), self._content.digest()
+        )
+
+    def _log(self, answers: list[Reply]) -> None:
+        stored = sum(reply.accepted for reply in answers)
+        log.info(
+            "delivery",
+            id=self._id,
+            result="stored" if stored == len(answers) else "partly" if stored else "not stored",
+            recipients=len(answers),
+            stored=stored,
+            bytes=self._size,
+            seconds=round(time.monotonic() - self._started, 4),
+        )
+
+
+def _begin(part: _Part, head: bytes) -> None:
+    part.copy.begin(part.trace, head)
+
+
+def _abort(parts: Sequence[_Part]) -> None:
+    for part in parts:
+        part.copy.abort()
