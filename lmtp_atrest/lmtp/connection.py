@@ -100,6 +100,8 @@ class Connection(SMTP):
         """The next command line; one that takes longer than the idle limit ends the connection."""
         limit = self.loop.time() + self.limits.idle_seconds
         while (line := self.lines.next_line()) is None:
+            if self.stop_reply is not None:
+                raise Close(self.stop_reply)
             self.lines.feed(await self.read(limit))
         return line
 
@@ -159,6 +161,9 @@ class Connection(SMTP):
 
     async def secure_connection(self) -> None:
         """The TLS handshake (RFC 3207); nothing received before it counts afterwards."""
+        # Cleared before, not after: `start_tls` takes the socket over before it waits, and the
+        # client's first encrypted command may be read before it returns.
+        self._reader._buffer.clear()  # type: ignore[attr-defined]
         assert self.tls is not None  # noqa: S101 - callers offer STARTTLS only with a context
         assert self.transport is not None  # noqa: S101 - for the type checker
         try:
@@ -173,7 +178,6 @@ class Connection(SMTP):
             raise PeerGone from error
         if transport is None:
             raise PeerGone
-        self._reader._buffer.clear()  # type: ignore[attr-defined]
         self._reader._transport = transport  # type: ignore[attr-defined]
         self._writer._transport = transport  # type: ignore[attr-defined]
         self._over_ssl = True

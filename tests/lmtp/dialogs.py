@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -114,12 +115,12 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    delivery: FakeDelivery, **limits: float
+    delivery: FakeDelivery, tls: ssl.SSLContext | None = None, **limits: float
 ) -> AsyncIterator[tuple[Client, Session]]:
     """A session on one end of a socket pair, a client on the other."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
-    session = Session(delivery, Limits(**limits), "mail.example", None)  # type: ignore[arg-type]
+    session = Session(delivery, Limits(**limits), "mail.example", tls)  # type: ignore[arg-type]
     transport, _ = await loop.connect_accepted_socket(lambda: session, ours)
     client = Client(*await asyncio.open_connection(sock=theirs))
     try:

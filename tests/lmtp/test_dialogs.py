@@ -24,7 +24,7 @@ def test_there_are_dialogs() -> None:
 async def test_dialog(file: Path) -> None:
     dialog = dialogs.read(file)
     lines: list[str] = []
-    async with connected(dialog.delivery, **dialog.limits) as (client, _):
+    async with connected(dialog.delivery, None, **dialog.limits) as (client, _):
         for sent, patterns in dialog.turns:
             await client.send(sent)
             lines += await client.lines(len(patterns))
@@ -32,7 +32,7 @@ async def test_dialog(file: Path) -> None:
 
 
 async def play(dialog: Dialog, blocks: list[bytes]) -> None:
-    async with connected(dialog.delivery, **dialog.limits) as (client, _):
+    async with connected(dialog.delivery, None, **dialog.limits) as (client, _):
         for block in blocks:
             await client.send(block)
             await asyncio.sleep(0)
