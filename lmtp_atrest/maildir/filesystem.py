@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -21,7 +21,8 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # A directory whose entries changed this lately may have been made by a neighbour that has not
 # synced it yet; one more sync (0.2 ms) makes our own 250 true without a lock between processes.
-RECENT_SECONDS = 60
+# If the neighbour's sync takes longer than this, so do ours on the same disk.
+RECENT_SECONDS = 10
 
 
 class StorageFailure(TemporaryFailure):
@@ -116,34 +117,36 @@ class OpenDirectory:
 
     def child(self, name: str, *, create: bool = False) -> "OpenDirectory":
         """Open a directory in this one, never through a link; with `create`, durably make it."""
-        made = False
-        try:
-            fd = self.fs.open(name, DIRECTORY, self.fd)
-        except FileNotFoundError:
-            if not create:
-                raise
-            made = self._make(name)
-            fd = self.fs.open(name, DIRECTORY, self.fd)
-        child = OpenDirectory(self.fs, fd)
-        if create and (made or self._changed_recently()):
-            self._sync_or_undo(child, name if made else None)
-        return child
+        return self.children((name,), create=create)[0]
 
-    def _make(self, name: str) -> bool:
+    def children(self, names: Sequence[str], *, create: bool) -> "list[OpenDirectory]":
+        """As `child`, for several with one sync. All are open afterwards, or none."""
+        opened: list[OpenDirectory] = []
+        made: list[str] = []
+        try:
+            for name in names:
+                opened.append(self._open_or_make(name, made if create else None))
+            if create and (made or self._changed_recently()):
+                self.sync()
+        except BaseException:
+            for child in opened:
+                child.close()
+            for name in made:  # else the next delivery would take it for durable
+                with suppress(OSError):
+                    self.fs.rmdir(name, self.fd)
+            raise
+        return opened
+
+    def _open_or_make(self, name: str, made: list[str] | None) -> "OpenDirectory":
+        try:
+            return OpenDirectory(self.fs, self.fs.open(name, DIRECTORY, self.fd))
+        except FileNotFoundError:
+            if made is None:
+                raise
         with suppress(FileExistsError):  # a neighbour was faster
             self.fs.mkdir(name, self.fd)
-            return True
-        return False
-
-    def _sync_or_undo(self, child: "OpenDirectory", made: str | None) -> None:
-        try:
-            self.sync()
-        except OSError:
-            child.close()
-            if made:  # else the next delivery would take it for durable
-                with suppress(OSError):
-                    self.fs.rmdir(made, self.fd)
-            raise
+            made.append(name)
+        return OpenDirectory(self.fs, self.fs.open(name, DIRECTORY, self.fd))
 
     def _changed_recently(self) -> bool:
         return abs(time.time() - os.fstat(self.fd).st_ctime) < RECENT_SECONDS

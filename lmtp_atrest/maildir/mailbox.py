@@ -279,8 +279,8 @@ def _is_folder(folder: OpenDirectory) -> bool:
 
 def _make_subdirectories(directory: OpenDirectory) -> None:
     try:
-        for name in SUBDIRECTORIES:  # new/ last: who sees it may deliver
-            directory.child(name, create=True).close()
+        for opened in directory.children(SUBDIRECTORIES, create=True):
+            opened.close()
     except OSError:
         directory.close()
         raise

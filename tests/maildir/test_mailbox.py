@@ -209,6 +209,20 @@ def test_walk_finds_every_message_of_every_folder(root: Path) -> None:
     ]
 
 
+def test_walk_of_layout_fs_passes_over_a_directory_removed_meanwhile(root: Path) -> None:
+    put(root, "a/b/new/1")
+    for name in ("tmp", "new", "cur"):
+        (root / "bob/a" / name).mkdir()
+    put(root, "a/new/0")
+    found = []
+    with bob(root, "fs") as maildir:
+        for message in maildir.walk():
+            found.append((message.folder, message.name))
+            if message.folder == "a":
+                (root / "bob/a").rename(root / "gone")
+    assert found == [("a", "0")]
+
+
 def test_walk_of_layout_fs(root: Path) -> None:
     put(root, "new/1", "Junk/cur/2:2,S", "a/b/new/3", ".Junk/new/4")
     with bob(root, "fs") as maildir:
