@@ -5,8 +5,8 @@ thread; what they raise has left no file behind.
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmtp_atrest.config import HeaderRule
@@ -15,7 +15,7 @@ from lmtp_atrest.delivery.recipients import Recipient, Recipients
 from lmtp_atrest.delivery.trace import header_values, without_return_path
 from lmtp_atrest.delivery.unclear import Claim
 from lmtp_atrest.errors import WrongState
-from lmtp_atrest.maildir import Maildir, NewMessage
+from lmtp_atrest.maildir import Maildir, NewMessage, StorageFailure
 from lmtp_atrest.maildir.names import base_of, with_sizes
 
 
@@ -27,11 +27,16 @@ class Storage:
     folder_style: str
     header_rules: tuple[HeaderRule, ...]
     rounds: int
-    make_sealer: Callable[..., Sealer] = Sealer
+    swept: set[Path] = field(default_factory=set)
 
-    def open(self, path: Path, *, create: bool) -> Maildir:
-        """The Maildir at this path."""
-        return Maildir.open(self.root, path, create=create, style=self.folder_style)
+    def open(self, path: Path) -> Maildir:
+        """The Maildir at this path, made if missing; the first time, swept of our stale files."""
+        maildir = Maildir.open(self.root, path, create=True, style=self.folder_style)
+        if path not in self.swept:
+            self.swept.add(path)
+            with suppress(StorageFailure):  # the next process tries again
+                maildir.sweep_tmp()
+        return maildir
 
 
 class StoredCopy:
@@ -53,12 +58,10 @@ class StoredCopy:
         may raise.
         """
         self.recipient = self._recipients.fresh(self.recipient)
-        with self._storage.open(self.recipient.maildir, create=True) as maildir:
+        with self._storage.open(self.recipient.maildir) as maildir:
             self._pin(maildir)
             if self.recipient.public_key is not None:
-                self._sealer = self._storage.make_sealer(
-                    self.recipient.public_key, self._storage.rounds
-                )
+                self._sealer = Sealer(self.recipient.public_key, self._storage.rounds)
             self._message = maildir.create(self._folder(maildir, head))
         if self._sealer is not None:
             self._message.write(self._sealer.header)
@@ -108,7 +111,7 @@ class StoredCopy:
 
     def became_mail(self, name: str) -> bool:
         """Whether an earlier try, killed before it could say so, left this message."""
-        with self._storage.open(self.recipient.maildir, create=True) as maildir:
+        with self._storage.open(self.recipient.maildir) as maildir:
             base = base_of(name)
             there = any(base_of(file.name) == base for file in maildir.walk())
         if there:

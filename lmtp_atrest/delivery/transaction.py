@@ -23,8 +23,8 @@ from lmtp_atrest.telemetry import logger
 
 log = logger("delivery")
 
-# The header is looked at before a folder is chosen; no MTA passes a larger one (Postfix: 100 KiB
-# of header in all, rules match fields it adds on top).
+# What is held of a message before a folder is chosen and a file begun: header rules match within
+# it, and most messages fit whole, so that one thread does all the work for a copy.
 HEAD_LIMIT = 64 * 1024
 
 

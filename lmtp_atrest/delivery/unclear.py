@@ -25,6 +25,7 @@ from lmtp_atrest.telemetry import logger
 log = logger("delivery")
 
 KEEP_SECONDS = 24 * 3600
+SWEEP_SECONDS = 3600
 KEY_NAME = "key"
 KEY_SIZE = 32
 _STORED = b"stored"
@@ -80,13 +81,12 @@ class UnclearEnds:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._key: bytes | None = None
+        self._swept_at = 0.0
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._key = _load_key(directory)
         except OSError as error:
             log.warning("retries may be stored twice", cause=str(error))
-        else:
-            self.sweep()
 
     def digest(self, *parts: bytes) -> str:
         """The name of one message for one mailbox."""
@@ -98,6 +98,8 @@ class UnclearEnds:
     @contextmanager
     def claim(self, digest: str) -> Iterator[Claim]:
         """Hold the message's file locked. Raises Busy while another try is being stored."""
+        if time.time() - self._swept_at > SWEEP_SECONDS:
+            self.sweep()
         claim = self._claim(self._directory / digest)
         try:
             yield claim
@@ -124,7 +126,8 @@ class UnclearEnds:
 
     def sweep(self) -> None:
         """Remove what is older than a day; MTAs' retries come within hours."""
-        old = time.time() - KEEP_SECONDS
+        self._swept_at = time.time()
+        old = self._swept_at - KEEP_SECONDS
         with suppress(OSError):
             for path in self._directory.iterdir():
                 if path.name != KEY_NAME and path.lstat().st_mtime < old:

@@ -238,6 +238,7 @@ class Session(Connection):
         self._reset()
         self._answered = (transaction, self.blocks_read + self.unread)
         await self.reply(*answers)
+        await self.flush()
 
     async def _take_message(self, transaction: Transaction, count: int) -> list[Reply]:
         """Read the message and have it stored: always `count` replies, unless the client goes."""

@@ -1,3 +1,4 @@
+import os
 import re
 import sqlite3
 from io import StringIO
@@ -10,6 +11,7 @@ from lmtp_atrest.delivery import Client
 from lmtp_atrest.delivery.replies import Refused
 from lmtp_atrest.directory import Found
 from lmtp_atrest.errors import TemporaryFailure
+from lmtp_atrest.maildir.names import unique_name
 from lmtp_atrest.names import Address
 from tests.delivery.sites import CANARY, MESSAGE, DeliverySite
 from tests.sites import PASSWORD, CheapSite
@@ -266,6 +268,19 @@ async def test_an_aborted_message_leaves_nothing(mail: DeliverySite) -> None:
     await transaction.abort()
     assert mail.files("tmp") == mail.files("new") == []
     assert mail.canary_hits() == []
+
+
+async def test_what_a_killed_process_left_in_tmp_is_swept(mail: DeliverySite) -> None:
+    record = mail.site.add(password=PASSWORD)
+    await mail.send("alice@example.org")
+    own = Path(record.maildir) / "tmp" / unique_name()
+    foreign = Path(record.maildir) / "tmp" / "1700000000.M1P1.otherhost"
+    for path in (own, foreign):
+        path.touch()
+        os.utime(path, (1, 1))
+    mail.delivery = mail.make(mail.site.records)
+    await mail.send("alice@example.org")
+    assert mail.files("tmp") == [foreign]
 
 
 async def test_one_failing_copy_does_not_touch_the_others(

@@ -99,7 +99,9 @@ def test_notes_older_than_a_day_are_swept_and_the_key_stays(tmp_path: Path) -> N
     old = tmp_path / ends.digest(b"%d" % (25 * 3600))
     for path in (old, tmp_path / "key"):
         os.utime(path, (1, 1))
-    UnclearEnds(tmp_path)
+    later = UnclearEnds(tmp_path)
+    with later.claim(later.digest(b"0")) as claim:
+        assert claim.stored_before(lambda _name: False)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([ends.digest(b"0"), "key"])
 
 
