@@ -87,6 +87,9 @@ class Client:
         client = cls(reader, writer)
         try:
             _check_first(await client._line(CONNECT_SECONDS), role)
+        except OSError as error:
+            await client.close()
+            raise _unreachable(path, error) from error
         except BaseException:
             await client.close()
             raise

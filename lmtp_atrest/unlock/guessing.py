@@ -3,9 +3,9 @@
 Two rules for secrets that nobody but us checks (`open`); a login that the site already verified
 is no guess and never comes here.
 
-* Per account and source: each wrong secret lengthens the gap to the next try, up to 15 s. So one
-  source has four tries a minute, and its owner waits 15 s at most. A trusted source (a webmail
-  host that stands for all its users) waits 1 s at most.
+* Per account and source: two wrong secrets cost nothing, each further one lengthens the gap to the
+  next try, up to 15 s. So one source has four tries a minute, and its owner waits 15 s at most. A
+  trusted source (a webmail host that stands for all its users) waits 1 s at most.
 * Per account: so many wrong secrets an hour may cost an Argon2id run, counted apart for trusted
   hosts and for strangers, so that neither uses up the other's share. A source that opened this
   account before is exempt: the owner's devices are not shut out by strangers, however many.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from lmtp_atrest.errors import Busy
 
-GAPS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
+GAPS = (0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 15.0)  # after so many wrong secrets
 TRUSTED_GAP = 1.0
 FORGET_SECONDS = 900.0
 # Together at most 100 wrong secrets in any hour and account (ASVS 4, 2.2.1): a full bucket and

@@ -37,6 +37,8 @@ MAX_CONNECTIONS = 500  # per socket; one more is told `busy` and closed
 IDLE_SECONDS = 300.0  # without a complete request; also for a peer that does not read
 DRAIN_SECONDS = 30.0  # for requests under way when the service stops
 READ_BYTES = 64 * 1024
+# Connecting to a full backlog blocks, or fails in asyncio's own way; logins come in bursts.
+BACKLOG = 1024
 PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL
 
 Answer: TypeAlias = Callable[[Request, Peer], Awaitable[Reply]]
@@ -214,7 +216,7 @@ def listen(path: Path, mode: int) -> socket.socket:
         # Bound under another name until its mode is right: nobody can connect in between.
         listener.bind(str(fresh))
         fresh.chmod(mode)
-        listener.listen(128)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
         fresh.rename(path)
     except OSError as error:
