@@ -1,5 +1,6 @@
 """Fixtures for tests with real peers; they skip in one line where there are none."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,15 @@ from tests.peers.root import Host, missing
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A directory that is seen under the same path in a `Host`, by all its users."""
-    tmp_path.chmod(0o755)
-    return tmp_path
+def shared() -> Iterator[Path]:
+    """A directory that is seen under the same path in a `Host`.
+
+    Not tmp_path: that lies below a directory which only root may enter, and servers have users of
+    their own.
+    """
+    with tempfile.TemporaryDirectory(prefix="peers-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ MESSAGE = b"From: a@example.org\nTo: alice@example.org\nSubject: hello\n\nbody o
 
 @pytest.fixture
 def dovecot(host: Host, shared: Path) -> Iterator[Dovecot]:
-    with Dovecot(host, shared, {"alice": "secret"}) as running:
+    with Dovecot(host, shared, {"alice@example.org": "secret"}) as running:
         yield running
 
 
@@ -59,12 +59,12 @@ def test_dovecot_takes_mail_by_lmtp_and_shows_it_by_imap(host: Host, dovecot: Do
     assert sent.exit_code != 0, "example.org is no user's domain here"
     sent = swaks(host, "--to", "alice", port=dovecot.ports.lmtp, data=MESSAGE)
     assert sent.exit_code == 0, sent.transcript
-    client = dovecot.login("alice", "secret")
+    client = dovecot.login("alice@example.org", "secret")
     (body,) = client.bodies()
     assert b"body of the message" in body
     client.logout()
     with pytest.raises(Imap.error, match="AUTHENTICATIONFAILED"):
-        dovecot.login("alice", "wrong")
+        dovecot.login("alice@example.org", "wrong")
     assert "alice" in dovecot.doveadm("user", "alice")
     dovecot.stop()
     assert host.run("pidof", "dovecot", check=False).stdout == b""

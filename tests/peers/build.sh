@@ -81,8 +81,6 @@ build() { # suite
     inside "$work" apt-get -qq install -y --no-install-recommends "${packages[@]}"
     add_exim "$work"
     inside "$work" apt-get clean
-    # the user and group that tests give mailboxes to
-    inside "$work" useradd --uid 5000 --user-group --no-create-home --shell /usr/sbin/nologin vmail
   } >>"$log" 2>&1 </dev/null
   rm -rf "$work"/var/lib/apt/lists/* "$work"/usr/share/{doc,man,locale}/*
   echo "$recipe" >"$work/peers-recipe"

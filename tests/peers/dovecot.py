@@ -21,9 +21,9 @@ login_trusted_networks =
 log_path = {log}
 mail_location = maildir:~/Maildir
 mail_home = {mail}/%u
-mail_uid = vmail
-mail_gid = vmail
-first_valid_uid = 5000
+mail_uid = mail
+mail_gid = mail
+first_valid_uid = 8
 service imap-login {{
   inet_listener imap {{
     port = {imap}
@@ -80,7 +80,7 @@ class Ports:
 
 
 class Dovecot:
-    """One Dovecot 2.3; mail under `<tmp>/mail/<user>/Maildir`, owned by vmail (5000).
+    """One Dovecot 2.3; mail under `<tmp>/mail/<user>/Maildir`, owned by the user mail.
 
     `users` are the site's accounts with their passwords. `conf` replaces the site's passdb and
     userdb; its `/etc/dovecot/users` are the same accounts.
@@ -96,7 +96,7 @@ class Dovecot:
     def __enter__(self) -> Self:
         for directory in (self.mail, self.sockets):
             directory.mkdir(exist_ok=True)
-            self.host.run("chown", "vmail:vmail", str(directory))
+            self.host.run("chown", "mail:mail", str(directory))
         self.write_users()
         self._no_system_passwords()
         self.host.write("/etc/dovecot/local.conf", self.local() + self.conf)
@@ -184,6 +184,7 @@ class Imap(imaplib.IMAP4):
 
     def __init__(self, port: int) -> None:
         super().__init__("127.0.0.1", port, timeout=30)
+        self._encoding = "utf-8"  # imaplib would refuse passwords beyond ASCII
 
     def bodies(self, messages: str = "1:*") -> list[bytes]:
         """Fetch whole messages without marking them as seen."""
