@@ -67,6 +67,8 @@ def _initialise(config: Config, opened: Stores) -> list[Path]:
     unlock, lmtp = _user(config.unlock.user), _user(config.lmtp.user)
     places = [
         _Place(config.site.key.parent, 0o755),
+        # Only here: later a missing mail root may be a disk that is not mounted.
+        _Place(config.mail.root, 0o750, lmtp),
         _Place(opened.records.path.parent, 0o750, unlock, lmtp),
         _Place(opened.vaults.path.parent, 0o700, unlock),
         _Place(opened.pins.path.parent, 0o700, unlock),

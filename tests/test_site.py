@@ -22,6 +22,7 @@ ALICE, BOB = "alice@example.org", "bob@example.org"
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     made = parse(f"""
+        mail: {{root: {tmp_path}/mail}}
         site: {{key: {tmp_path}/etc/site.key, public: {tmp_path}/etc/site.pub}}
         keystore:
           records: sqlite:///{tmp_path}/lib/records/records.db
@@ -44,6 +45,7 @@ def test_init_makes_what_is_missing_once_and_closed_to_others(
     config: Config, tmp_path: Path
 ) -> None:
     modes = {
+        "mail": 0o750,
         "etc/site.key": 0o600,
         "etc/site.pub": 0o644,
         "lib/records": 0o750,

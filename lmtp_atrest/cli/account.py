@@ -1,0 +1,175 @@
+"""Accounts: add, list, show, enable, rename, alias, remove. Each asks the unlock service."""
+
+from typing import Any
+
+import click
+
+from lmtp_atrest import dovecot
+from lmtp_atrest.cli.terminal import (
+    config_option,
+    json_option,
+    note,
+    password_option,
+    print_json,
+    print_table,
+    read_secret,
+    when,
+)
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.publickey import Curve
+from lmtp_atrest.errors import UsageError, WrongState
+from lmtp_atrest.unlock.client import SyncClient
+from lmtp_atrest.unlock.protocol import (
+    AccountAdd,
+    AccountAlias,
+    AccountEnable,
+    AccountList,
+    AccountRemove,
+    AccountRename,
+    AccountShow,
+    Reply,
+    Request,
+    Role,
+)
+
+
+def ask(config: Config, request: Request) -> Reply:
+    """One request to the admin socket of the unlock service."""
+    with SyncClient(config.unlock.sockets / "admin.sock", Role.ADMIN) as client:
+        return client.ask(request)
+
+
+@click.group()
+def account() -> None:
+    """Add accounts, encrypt them, and look at them."""
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@click.option("--home", default="", help="The home directory, if the directory is not to say.")
+@click.option("--maildir", default="", help="The Maildir, if it is not where mail.path says.")
+@json_option
+def add(config: Config, address: str, home: str, maildir: str, as_json: bool) -> None:
+    """Make a plain account. Its mail is delivered as it is until `account enable`."""
+    _print_changed(ask(config, AccountAdd(address, home, maildir)), as_json)
+
+
+@account.command("list")
+@config_option
+@json_option
+def list_(config: Config, as_json: bool) -> None:
+    """List all accounts."""
+    accounts = ask(config, AccountList())["accounts"]
+    if as_json:
+        print_json(accounts)
+        return
+    rows = [(a["names"][0], a["state"], a["epoch"], ", ".join(a["names"][1:])) for a in accounts]
+    print_table(["NAME", "STATE", "EPOCH", "ALIASES"], rows)
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@json_option
+def show(config: Config, address: str, as_json: bool) -> None:
+    """Show one account, and which slots open its vault."""
+    found = dict(ask(config, AccountShow(address)).fields)
+    if as_json:
+        print_json(found)
+        return
+    for name in ("names", "state", "epoch", "created", "maildir", "key_ids", "account"):
+        click.echo(f"{name.replace('_', ' ') + ':':<10}{_shown(name, found[name])}")
+    click.echo()
+    rows = [(s["kind"], s["label"] or "-", s["state"], when(s["created"])) for s in found["slots"]]
+    print_table(["SLOT", "LABEL", "STATE", "SINCE"], rows)
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@click.option(
+    "--accept",
+    multiple=True,
+    metavar="NAME",
+    help="Go on although the site has this; the refusal says the name.",
+)
+@password_option
+@json_option
+def enable(
+    config: Config, address: str, accept: tuple[str, ...], password_fd: int | None, as_json: bool
+) -> None:
+    """Encrypt an account's mail from now on, to a key that its password opens.
+
+    The password is the one the user logs in with. Returns after the barrier: from then on nothing
+    is stored plain. There is no way back into the mail without the password.
+    """
+    _check_site(config, accept)
+    secret = read_secret(password_fd, f"The password of {address}", twice=True)
+    reply = ask(config, AccountEnable(address, secret))
+    _print_changed(reply, as_json)
+    remaining = reply.get("readers_remaining", 0)
+    if remaining != 0:
+        note(f"IMAP sessions that may still run without the key: {remaining}")
+
+
+def _check_site(config: Config, accept: tuple[str, ...]) -> None:
+    """WrongState where the site's Dovecot could not read what we would write."""
+    if config.directory.source != "dovecot" or config.directory.doveconf is None:
+        return
+    doveconf = dovecot.read_doveconf(config.directory.doveconf)
+    found = dovecot.refusals(doveconf, Curve(config.atrest.curve))
+    lines = [f"{r.name}: {r.reason}\n  {r.way_out}" for r in found if r.name not in accept]
+    if lines:
+        raise WrongState("\n".join(lines))
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@click.argument("new")
+@json_option
+def rename(config: Config, address: str, new: str, as_json: bool) -> None:
+    """Give an account another login name. Keys, mail and Maildir stay where they are."""
+    _print_changed(ask(config, AccountRename(address, new)), as_json)
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@click.argument("name")
+@click.option("--remove", is_flag=True, help="Take the name away instead.")
+@json_option
+def alias(config: Config, address: str, name: str, remove: bool, as_json: bool) -> None:
+    """Add a name to an account."""
+    _print_changed(ask(config, AccountAlias(address, name, remove)), as_json)
+
+
+@account.command()
+@config_option
+@click.argument("address")
+@click.option("--yes", metavar="ADDRESS", help="The address once more, instead of typing it.")
+@json_option
+def remove(config: Config, address: str, yes: str | None, as_json: bool) -> None:
+    """Remove an account; its vault is kept, closed, for 30 days.
+
+    The Maildir is not touched. Mail in it that is encrypted can no longer be read, by anybody.
+    """
+    typed = yes or click.prompt(f"This closes the mail of {address}. Type the address", err=True)
+    if typed != address:
+        message = "the address was not repeated: nothing was removed"
+        raise UsageError(message)
+    _print_changed(ask(config, AccountRemove(address)), as_json)
+
+
+def _print_changed(reply: Reply, as_json: bool) -> None:
+    if as_json:
+        print_json(dict(reply.fields))
+        return
+    click.echo(f"{reply['names'][0]}: {reply.result}, {reply['state']}, epoch {reply['epoch']}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "created":
+        return when(value)
+    return ", ".join(value) if isinstance(value, list) else str(value)
