@@ -174,6 +174,16 @@ def remove_cache(root: Path, account_id: str) -> None:
         os.close(directory)
 
 
+def remove_all_caches(root: Path) -> None:
+    """Remove every account's cache: at the start no vault is open, so none should be there."""
+    try:
+        accounts = [path.name for path in root.iterdir() if ACCOUNT_ID.fullmatch(path.name)]
+    except OSError:
+        return  # not there yet, or not to be read: then there is nothing of ours in it
+    for account_id in accounts:
+        remove_cache(root, account_id)
+
+
 def _report(_function: Callable[..., object], path: str, cause: object) -> None:
     kind = cause[0] if isinstance(cause, tuple) else type(cause)
     if kind is not FileNotFoundError:
@@ -186,6 +196,7 @@ async def serve_evict(config: Config, stopping: asyncio.Event) -> None:
     if section.socket is None:
         message = "unlock.evict.socket is null: there is nothing to serve"
         raise UsageError(message)
+    await asyncio.to_thread(remove_all_caches, config.unlock.cache_root)
     service = EvictService(section, config.unlock.cache_root)
     server = RoleServer(Role.EVICT, section.socket, uids_of(section.peers), service.answer)
     server.start()

@@ -8,7 +8,13 @@ import pytest_asyncio
 from lmtp_atrest.config import Evict
 from lmtp_atrest.errors import TemporaryFailure, UsageError
 from lmtp_atrest.unlock import evict
-from lmtp_atrest.unlock.evict import Evictor, EvictService, count_sessions, remove_cache
+from lmtp_atrest.unlock.evict import (
+    Evictor,
+    EvictService,
+    count_sessions,
+    remove_all_caches,
+    remove_cache,
+)
 from lmtp_atrest.unlock.protocol import End, Login, Peer, Reply, Role, SessionLock, Who
 from lmtp_atrest.unlock.server import RoleServer
 from tests.sites import CheapSite
@@ -198,3 +204,13 @@ async def test_a_command_that_hangs_or_is_missing_is_a_failure(
     assert await service.answer(Who(ALICE), ROOT_PEER) == Reply("temporary-failure")
     doveadm.who.unlink()
     assert await service.answer(Who(ALICE), ROOT_PEER) == Reply("temporary-failure")
+
+
+def test_at_the_start_every_accounts_cache_goes_and_nothing_else(tmp_path: Path) -> None:
+    caches = tmp_path / "caches"
+    for name in (ACCOUNT, "f" * 32, "somebody-elses"):
+        (caches / name).mkdir(parents=True)
+        (caches / name / "dovecot.index.cache").write_text("Subject: canary")
+    remove_all_caches(caches)
+    assert [path.name for path in caches.iterdir()] == ["somebody-elses"]
+    remove_all_caches(tmp_path / "none")
