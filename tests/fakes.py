@@ -113,6 +113,7 @@ class FakeMessage:
     stored: bool = False
     aborted: bool = False
     was_confirmed: bool = False
+    was_unclear: bool = False
 
     async def write(self, chunk: bytes) -> None:
         self.delivery.trouble("write")
@@ -132,3 +133,6 @@ class FakeMessage:
 
     def confirmed(self) -> None:
         self.was_confirmed = True
+
+    def unclear(self) -> None:
+        self.was_unclear = True

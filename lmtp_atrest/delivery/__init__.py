@@ -87,3 +87,4 @@ class Delivery:
     def close(self) -> None:
         """End the threads; nothing may be under way."""
         self._executor.shutdown()
+        self._unclear.close()

@@ -13,7 +13,7 @@ from lmtp_atrest.config import HeaderRule
 from lmtp_atrest.crypto.dcrypt import Sealer
 from lmtp_atrest.delivery.recipients import Recipient, Recipients
 from lmtp_atrest.delivery.trace import header_values, without_return_path
-from lmtp_atrest.delivery.unclear import Claim
+from lmtp_atrest.delivery.unclear import Entry
 from lmtp_atrest.errors import WrongState
 from lmtp_atrest.maildir import Maildir, NewMessage, StorageFailure
 from lmtp_atrest.maildir.names import base_of, with_sizes
@@ -91,7 +91,7 @@ class StoredCopy:
         self._lines += chunk.count(b"\n")
         self._message.write(chunk if self._sealer is None else self._sealer.update(chunk))
 
-    def commit(self, claim: Claim) -> None:
+    def commit(self, entry: Entry) -> None:
         """Make it mail, durably. A plain one only while the store still says plain."""
         message = self._message
         if message is None:
@@ -100,14 +100,14 @@ class StoredCopy:
         if self._sealer is not None:
             message.write(self._sealer.finish())
         crlf_size = self._size + self._lines
-        claim.note(with_sizes(message.name, self._size, crlf_size))
+        entry.note(with_sizes(message.name, self._size, crlf_size))
         with message:
             if self._sealer is not None:
                 message.commit(self._size, crlf_size)
             else:
                 window = self._recipients.still_plain(self.recipient)
                 message.commit(self._size, crlf_size, window.look, window.close)
-        claim.stored()
+        entry.stored()
 
     def became_mail(self, name: str) -> bool:
         """Whether an earlier try, killed before it could say so, left this message."""

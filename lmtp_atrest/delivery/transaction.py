@@ -17,7 +17,7 @@ from lmtp_atrest.delivery.copy import StoredCopy
 from lmtp_atrest.delivery.recipients import Recipient
 from lmtp_atrest.delivery.replies import Reply, reply_for
 from lmtp_atrest.delivery.trouble import report
-from lmtp_atrest.delivery.unclear import UnclearEnds
+from lmtp_atrest.delivery.unclear import Entry, UnclearEnds
 from lmtp_atrest.names import Address
 from lmtp_atrest.telemetry import logger
 
@@ -35,11 +35,13 @@ class _Part:
     copy: StoredCopy
     trace: bytes
     digest: str = ""
+    entry: Entry | None = None
     reply: Reply | None = None
 
 
 class Transaction:
-    """See `Delivery.begin`. Used by one task, in the order write, finish or abort, confirmed."""
+    """See `Delivery.begin`. Used by one task, in the order write, finish or abort, confirmed or
+    unclear."""
 
     def __init__(
         self,
@@ -101,9 +103,19 @@ class Transaction:
 
     def confirmed(self) -> None:
         """The client has read the replies: the same message again is a second message."""
+        for entry in self._take_entries():
+            entry.forget()
+
+    def unclear(self) -> None:
+        """The connection ended without that: the same message again is the client's retry."""
+        for entry in self._take_entries():
+            entry.leave()
+
+    def _take_entries(self) -> list[Entry]:
+        entries = [part.entry for part in self._parts.values() if part.entry is not None]
         for part in self._parts.values():
-            if part.digest:
-                self._unclear.forget(part.digest)
+            part.entry = None
+        return entries
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -123,18 +135,22 @@ class Transaction:
             self._failed(part, error)
 
     def _store(self, part: _Part) -> Reply:
-        with self._unclear.claim(part.digest) as claim:
-            if claim.stored_before(part.copy.became_mail):
-                part.copy.abort()
-                return replies.STORED_BEFORE
-            if self._head is not None:
-                _begin(part, self._head)
-            part.copy.commit(claim)
+        part.entry = self._unclear.earlier(part.digest, part.copy.became_mail)
+        if part.entry is not None:
+            part.copy.abort()
+            return replies.STORED_BEFORE
+        if self._head is not None:
+            _begin(part, self._head)
+        part.entry = self._unclear.entry(part.digest)
+        part.copy.commit(part.entry)
         return replies.STORED
 
     def _failed(self, part: _Part, error: Exception) -> None:
         part.reply = reply_for(error)
         part.copy.abort()
+        if part.entry is not None:
+            part.entry.forget()
+            part.entry = None
         mailbox = part.copy.recipient.mailbox
         report("delivery", "not stored", error, id=self._id, mailbox=mailbox)
 

@@ -152,6 +152,8 @@ class Connection(SMTP):
         try:
             async with asyncio.timeout(self.limits.idle_seconds):
                 await self._writer.drain()
+        except Close:
+            pass  # `drain` raises what `stop` left for the next read; what was written goes out
         except (TimeoutError, OSError) as error:
             if self.transport is not None:
                 self.transport.abort()  # type: ignore[attr-defined]

@@ -64,6 +64,8 @@ class _TrackedSession(Session):
     async def _handle_client(self) -> None:
         try:
             await super()._handle_client()
+        except ConnectionError as error:
+            log.info("client gone", cause=str(error))
         except Exception as error:
             report("lmtp", "session failed", error)
         finally:

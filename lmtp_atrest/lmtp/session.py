@@ -44,6 +44,9 @@ class Transaction(Protocol):
     def confirmed(self) -> None:
         """The client has read the replies of `finish`."""
 
+    def unclear(self) -> None:
+        """The connection ended, and nothing shows that the client has read them."""
+
 
 class Delivery(Protocol):
     """Who is asked about recipients, and stores messages."""
@@ -87,9 +90,9 @@ class Session(Connection):
         self._delivery = delivery
         self._errors = 0
         self._helo: str | None = None
-        # The last answered message and the block count after which a command proves that its
+        # Answered messages, each with the block count after which a command proves that its
         # replies were read; what arrived before the replies went out proves nothing.
-        self._answered: tuple[Transaction, int] | None = None
+        self._answered: list[tuple[Transaction, int]] = []
         self._commands: dict[bytes, Callable[[bytes], Awaitable[None]]] = {
             b"LHLO": self._lhlo,
             b"MAIL": self._mail,
@@ -113,16 +116,21 @@ class Session(Connection):
     async def converse(self) -> None:
         """Greet, then one command after the other."""
         await self.reply(Reply(220, "", f"{self.hostname} LMTP ready"))
-        while True:
-            await self._answer(await self.next_line())
+        try:
+            while True:
+                await self._answer(await self.next_line())
+        finally:
+            if self._answered:
+                log.info("client did not show that it read replies", messages=len(self._answered))
+            for transaction, _ in self._answered:
+                transaction.unclear()
 
     async def _answer(self, line: CommandLine) -> None:
         verb, _, argument = line.text.partition(b" ")
         verb = verb.upper()
+        self._confirm_answered()
         if self.stop_reply is not None and verb != b"QUIT":
             raise Close(self.stop_reply)
-        if verb != b"QUIT":
-            self._confirm_answered()
         try:
             await self._dispatch(line, verb, argument)
         except Refused as refused:
@@ -141,11 +149,10 @@ class Session(Connection):
             await self._commands[verb](argument.strip(b" "))
 
     def _confirm_answered(self) -> None:
-        if self._answered is not None:
-            transaction, blocks = self._answered
+        for transaction, blocks in self._answered:
             if self.blocks_read > blocks:
                 transaction.confirmed()
-            self._answered = None
+        self._answered = [one for one in self._answered if self.blocks_read <= one[1]]
 
     async def _error(self, reply: Reply) -> None:
         """Reply to what no well-behaved client sends; too much of it ends the connection."""
@@ -236,7 +243,7 @@ class Session(Connection):
             raise Refused(reply_for(error)) from error
         answers = await self._take_message(transaction, len(recipients))
         self._reset()
-        self._answered = (transaction, self.blocks_read + self.unread)
+        self._answered.append((transaction, self.blocks_read + self.unread))
         await self.reply(*answers)
         await self.flush()
 
@@ -306,8 +313,10 @@ class Session(Connection):
         if argument:
             raise Refused(replies.BAD_SYNTAX)
         in_order = await self.say_goodbye()
-        if in_order and self._answered is not None:
-            self._answered[0].confirmed()
+        if in_order:
+            for transaction, _ in self._answered:
+                transaction.confirmed()
+            self._answered.clear()
         raise PeerGone
 
     async def _bdat(self, argument: bytes) -> None:

@@ -60,18 +60,19 @@ class DeliverySite:
         addresses = [Address(*name.rsplit("@", 1)) for name in names]
         return [await self.delivery.recipient(address) for address in addresses]
 
+    # How the connection `end`s: "confirmed", "unclear", or "open" while it lives.
     async def send(
-        self, *names: str, message: bytes = MESSAGE, confirm: bool = True, sender: str = "s"
+        self, *names: str, message: bytes = MESSAGE, end: str = "confirmed", sender: str = "s"
     ) -> list[str]:
         recipients = await self.accept(*names)
-        return await self.send_to(recipients, message, confirm=confirm, sender=sender)
+        return await self.send_to(recipients, message, end=end, sender=sender)
 
     async def send_to(
         self,
         recipients: list[Recipient],
         message: bytes = MESSAGE,
         *,
-        confirm: bool = True,
+        end: str = "confirmed",
         sender: str = "s",
     ) -> list[str]:
         transaction = self.delivery.begin(Address(sender, "x"), recipients, Client("c", "::1"))
@@ -79,8 +80,8 @@ class DeliverySite:
             await transaction.write(message[start : start + 65536])
             await asyncio.sleep(0)
         replies: list[Reply] = await transaction.finish()
-        if confirm:
-            transaction.confirmed()
+        if end != "open":
+            getattr(transaction, end)()
         return [str(reply) for reply in replies]
 
     def files(self, where: str = "new") -> list[Path]:

@@ -2,6 +2,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 import tracemalloc
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,10 @@ CANARY = "canary-7c1f"
 ENVELOPE = b"LHLO c\r\nMAIL FROM:<s@x>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
 MESSAGE = f"Subject: {CANARY}\r\n\r\n{CANARY}\r\n.\r\n".encode()
 REPLIES_BEFORE_DATA = 1 + 6 + 3 + 1
+
+
+def faults(log: StringIO) -> list[str]:
+    return [line for line in log.getvalue().splitlines() if '"level": "info"' not in line]
 
 
 async def until_data(client: Client) -> None:
@@ -56,6 +61,44 @@ async def test_a_client_that_goes_during_the_commit_does_not_stop_it() -> None:
         await ended(session)
     (message,) = delivery.messages
     assert (message.stored, message.was_confirmed) == (True, False)
+    assert message.was_unclear
+
+
+async def test_an_end_without_a_sign_is_unclear_and_only_when_it_ends() -> None:
+    delivery = FakeDelivery()
+    async with connected(delivery) as (client, session):
+        await until_data(client)
+        await client.send(MESSAGE)
+        await client.lines(2)
+        assert not delivery.messages[0].was_unclear
+        client.writer.close()
+        await ended(session)
+    assert delivery.messages[0].was_unclear
+    assert not delivery.messages[0].was_confirmed
+
+
+async def test_messages_sent_ahead_are_confirmed_by_the_first_later_command() -> None:
+    delivery = FakeDelivery()
+    async with connected(delivery) as (client, _):
+        await client.send(ENVELOPE + MESSAGE + ENVELOPE + MESSAGE)
+        await client.lines(2 * (REPLIES_BEFORE_DATA + 2) - 1)
+        assert [message.was_confirmed for message in delivery.messages] == [False, False]
+        await client.send(b"NOOP\r\n")
+        await client.line()
+        assert [message.was_confirmed for message in delivery.messages] == [True, True]
+    assert [message.was_unclear for message in delivery.messages] == [False, False]
+
+
+async def test_quit_after_the_replies_shows_that_they_were_read_whatever_follows() -> None:
+    delivery = FakeDelivery()
+    async with connected(delivery) as (client, session):
+        await until_data(client)
+        await client.send(MESSAGE)
+        await client.lines(2)
+        await client.send(b"QUIT\r\n")
+        client.writer.transport.abort()
+        await ended(session)
+    assert delivery.messages[0].was_confirmed
 
 
 async def test_a_client_that_half_closes_still_gets_its_replies() -> None:
@@ -92,6 +135,7 @@ async def test_a_command_sent_before_the_replies_shows_nothing() -> None:
         delivery.commit_gate.set()
         await ended(session)
     assert not delivery.messages[0].was_confirmed
+    assert delivery.messages[0].was_unclear
 
 
 async def test_an_orderly_close_after_quit_shows_that_the_replies_were_read() -> None:
@@ -104,6 +148,7 @@ async def test_an_orderly_close_after_quit_shows_that_the_replies_were_read() ->
         client.writer.close()
         await ended(session)
     assert delivery.messages[0].was_confirmed
+    assert not delivery.messages[0].was_unclear
 
 
 async def test_a_client_that_never_reads_is_cut_off() -> None:
@@ -204,7 +249,7 @@ async def test_several_sockets_are_served_and_connections_bounded(tmp_path: Path
 
 
 async def test_a_stop_answers_started_dots_and_tells_the_others_to_come_back(
-    tmp_path: Path,
+    tmp_path: Path, log: StringIO
 ) -> None:
     delivery = FakeDelivery(commit_gate=asyncio.Event())
     serving = Serving(tmp_path, delivery)
@@ -227,8 +272,35 @@ async def test_a_stop_answers_started_dots_and_tells_the_others_to_come_back(
         CLOSED,
     ]
     await serving.stopped()
+    assert faults(log) == []
     for client in (busy, receiving, idle):
         client.writer.close()
+
+
+@pytest.mark.parametrize("ahead", [b"", b"QUIT\r\n", b"NOOP\r\nQUIT\r\n", b"BDAT 3\r\n"])
+@pytest.mark.parametrize("reset_first", [True, False])
+async def test_a_client_that_resets_is_no_fault_of_ours_and_its_end_is_unclear(
+    tmp_path: Path, log: StringIO, ahead: bytes, reset_first: bool
+) -> None:
+    delivery = FakeDelivery(commit_gate=asyncio.Event())
+    assert delivery.commit_gate is not None
+    serving = Serving(tmp_path, delivery)
+    client = await serving.connect()
+    sock = client.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await until_data(client)
+    await client.send(MESSAGE + ahead)
+    await delivery.committing.wait()
+    steps = [client.writer.transport.abort, delivery.commit_gate.set]
+    for step in steps if reset_first else reversed(steps):
+        step()
+        await asyncio.sleep(0.01 if reset_first else 0)
+    serving.stopping.set()
+    await serving.stopped()
+    (message,) = delivery.messages
+    assert (message.was_confirmed, message.was_unclear) == (False, True)
+    assert faults(log) == []
+    assert log.getvalue().count("did not show that it read") == 1
 
 
 async def test_a_slow_sender_does_not_hold_up_a_stop(
