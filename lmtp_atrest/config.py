@@ -26,6 +26,8 @@ from pydantic import (
 from lmtp_atrest.errors import ConfigError
 
 SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# What may stand in a path as it is: no separator, no leading dot or dash.
+PLAIN_COMPONENT = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=+@-]{0,254}")
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -173,6 +175,7 @@ class Mail(Section):
     """Where the Maildirs are."""
 
     root: AbsolutePath = Path("/var/vmail")
+    home: str = "{root}/{user}"
     path: str = "{home}/Maildir"
     unknown_recipients: Literal["defer", "reject", "deliver"] = "defer"
 
@@ -183,6 +186,27 @@ class Mail(Section):
             message = "starts with {home} and stays below it"
             raise ValueError(message)
         return value
+
+    @field_validator("home")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        rest = re.sub(r"\{(root|user|local|domain)\}", "x", value)
+        if not value.startswith(("/", "{root}")) or set("{}") & set(rest) or ".." in value:
+            message = "is an absolute path that may hold {root}, {user}, {local} and {domain}"
+            raise ValueError(message)
+        return value
+
+    def home_of(self, name: str) -> str | None:
+        """The home of a canonical name that no directory gives one; None for odd names.
+
+        A name is only ever one component of a path, and of harmless characters.
+        """
+        local, at, domain = name.rpartition("@")
+        values = {"user": name, "local": local if at else name, "domain": domain}
+        used = [values[word] for word in re.findall(r"\{(user|local|domain)\}", self.home)]
+        if not all(PLAIN_COMPONENT.fullmatch(value) for value in used):
+            return None
+        return self.home.format(root=self.root, **values)
 
     def maildir(self, home: str) -> str:
         """The Maildir of the account whose home directory this is."""

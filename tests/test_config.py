@@ -82,3 +82,24 @@ def test_listeners_are_private_or_not() -> None:
     cases = {"127.0.0.1:24": True, "[::1]:24": True, "unix:/run/x": True, "192.0.2.1:24": False}
     for text, private in cases.items():
         assert config.Listener.parse(text).private is private, text
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "home"),
+    [
+        ("{root}/{user}", "alice@example.org", "/var/vmail/alice@example.org"),
+        ("/srv/{domain}/{local}", "alice@example.org", "/srv/example.org/alice"),
+        ("/srv/{local}", "alice", "/srv/alice"),
+        ("{root}/{user}", "../../etc", None),
+        ("{root}/{user}", "a/b@example.org", None),
+        ("{root}/{user}", ".hidden@example.org", None),
+        ("/srv/{domain}/{local}", "alice", None),
+        ("/srv/{domain}/{local}", "-rf@example.org", None),
+        ("{root}/{user}", "a\0b", None),
+        ("{root}/{user}", "", None),
+    ],
+)
+def test_a_name_becomes_a_home_only_if_it_is_a_harmless_component(
+    template: str, name: str, home: str | None
+) -> None:
+    assert config.parse(f'mail: {{home: "{template}"}}').mail.home_of(name) == home

@@ -1,5 +1,6 @@
 """Accounts: add, list, show, enable, rename, alias, remove. Each asks the unlock service."""
 
+import asyncio
 from typing import Any
 
 import click
@@ -17,7 +18,9 @@ from lmtp_atrest.cli.terminal import (
 )
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.publickey import Curve
-from lmtp_atrest.errors import UsageError, WrongState
+from lmtp_atrest.directory import DovecotDirectory, Found
+from lmtp_atrest.errors import NotFound, UsageError, WrongState
+from lmtp_atrest.names import Names
 from lmtp_atrest.unlock.client import SyncClient
 from lmtp_atrest.unlock.protocol import (
     AccountAdd,
@@ -52,7 +55,31 @@ def account() -> None:
 @json_option
 def add(config: Config, address: str, home: str, maildir: str, as_json: bool) -> None:
     """Make a plain account. Its mail is delivered as it is until `account enable`."""
+    home = home or _home_by_dovecot(config, address)
     _print_changed(ask(config, AccountAdd(address, home, maildir)), as_json)
+
+
+def _home_by_dovecot(config: Config, address: str) -> str:
+    """The home that Dovecot gives this user; empty where Dovecot is not the directory.
+
+    Asked from here, as root: Dovecot answers others only about users of their own uid.
+    """
+    if config.directory.source != "dovecot":
+        return ""
+    name = Names(config.names, config.lmtp.recipient_delimiter).canonical(address)
+    found = asyncio.run(_ask_dovecot(config, name))
+    if found is None:
+        message = f"Dovecot does not know {name}"
+        raise NotFound(message)
+    return found.home or config.mail.home_of(name) or ""
+
+
+async def _ask_dovecot(config: Config, name: str) -> Found | None:
+    directory = DovecotDirectory(config.directory.socket)
+    try:
+        return await directory.lookup(name)
+    finally:
+        await directory.close()
 
 
 @account.command("list")

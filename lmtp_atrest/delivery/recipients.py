@@ -7,7 +7,6 @@ trouble or an alarm, never "plain".
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -31,7 +30,6 @@ T = TypeVar("T")
 KEEP_SECONDS = 2.0
 KEEP_COUNT = 10_000
 # For `unknown_recipients: deliver` only, where no directory names a home.
-_PLAIN_COMPONENT = re.compile(r"[a-z0-9_][a-z0-9_+=-]*(?:\.[a-z0-9_+=-]+)*")
 
 
 class Changed(TemporaryFailure):
@@ -143,10 +141,11 @@ class Recipients:
         found = await self._in_thread(lambda: self._of_account(address, {own: folder}))
         if found is not None:
             return found
-        if not user.home.startswith("/"):
-            message = f"the directory gives no home for {own}"
+        home = user.home or self._config.mail.home_of(own)
+        if home is None or not home.startswith("/"):
+            message = f"neither the directory nor mail.home gives a home for {own}"
             raise TemporaryFailure(message)
-        path = Path(self._config.mail.maildir(user.home))
+        path = Path(self._config.mail.maildir(home))
         all_names = tuple(dict.fromkeys((*names, own)))
         read_at = self._clock()
         return await self._in_thread(
@@ -160,11 +159,9 @@ class Recipients:
                 raise Refused(replies.NO_SUCH_RECIPIENT)
             case "defer":
                 raise Refused(replies.NOT_KNOWN_NOW)
-        local, _, domain = name.rpartition("@")
-        parts = [part for part in (domain, local) if part]
-        if not all(_PLAIN_COMPONENT.fullmatch(part) for part in parts):
+        if self._config.mail.home_of(name) is None:
             raise Refused(replies.NOT_KNOWN_NOW)
-        return Found(name, str(self._config.mail.root.joinpath(*parts)))
+        return Found(name, home="")
 
     def _checked(
         self,

@@ -172,17 +172,16 @@ class Administration:
         return self._service.names.canonical(name)
 
     async def _home(self, name: str) -> str:
-        """The home directory the site gives this name; of our own making where we are the site."""
-        if self._directory_is_ours:
-            if "/" in name or name.startswith("."):
-                message = f"{name} cannot be the name of a directory: give a home"
-                raise UsageError(message)
-            return str(self._mail.root / name)
-        found = await self._directory.lookup(name)
-        if found is None:
+        """The home directory the site gives this name, else the one of the site's template."""
+        found = None if self._directory_is_ours else await self._directory.lookup(name)
+        if found is None and not self._directory_is_ours:
             message = f"the site's directory does not know {name}"
             raise NotFound(message)
-        return found.home
+        home = (found.home if found else "") or self._mail.home_of(name)
+        if home is None:
+            message = f"{name} cannot be the name of a directory: give a home"
+            raise UsageError(message)
+        return home
 
 
 def _account(result: str, record: AccountRecord, **more: Any) -> Reply:

@@ -89,7 +89,7 @@ async def test_an_unknown_address_is_answered_as_the_site_chose(
     mail = DeliverySite(site, mail={"unknown_recipients": choice})
     if choice == "deliver":
         assert await mail.send("bob@example.org") == [STORED]
-        assert mail.files()[0].is_relative_to(mail.root / "example.org" / "bob")
+        assert mail.files()[0].is_relative_to(mail.root / "bob@example.org")
         with pytest.raises(Refused, match=TEMPORARY):
             await mail.accept("..@example.org")
         with pytest.raises(Refused, match=TEMPORARY):
@@ -103,7 +103,14 @@ async def test_an_unknown_address_is_answered_as_the_site_chose(
             await mail.accept("bob@example.org")
 
 
-@pytest.mark.parametrize("home", ["", "relative", "/somewhere/else", "{root}/../out"])
+async def test_a_user_without_a_home_has_the_one_of_the_template(site: CheapSite) -> None:
+    mail = DeliverySite(site, mail={"home": "{root}/{domain}/{local}"})
+    mail.directory.users["bob@example.org"] = Found("bob@example.org", "")
+    assert await mail.send("bob@example.org") == [STORED]
+    assert mail.files()[0].is_relative_to(mail.root / "example.org" / "bob" / "Maildir")
+
+
+@pytest.mark.parametrize("home", ["relative", "/somewhere/else", "{root}/../out"])
 async def test_a_home_outside_the_mail_root_is_temporary(mail: DeliverySite, home: str) -> None:
     home = home.replace("{root}", str(mail.root))
     mail.directory.users["bob@example.org"] = Found("bob@example.org", home)
