@@ -202,7 +202,7 @@ class Mail(Section):
         A name is only ever one component of a path, and of harmless characters.
         """
         local, at, domain = name.rpartition("@")
-        values = {"user": name, "local": local if at else name, "domain": domain}
+        values = {"user": name, "local": local if at else name, "domain": domain if at else ""}
         used = [values[word] for word in re.findall(r"\{(user|local|domain)\}", self.home)]
         if not all(PLAIN_COMPONENT.fullmatch(value) for value in used):
             return None
