@@ -20,13 +20,14 @@ from lmtp_atrest.crypto.keypair import PrivateKey
 from lmtp_atrest.crypto.publickey import Curve
 from lmtp_atrest.crypto.records import (
     AccountRecord,
+    BadDocument,
     SignedRecord,
     SiteKey,
     SitePublic,
     State,
     check_pin,
 )
-from lmtp_atrest.crypto.slots import Kdf, Slot, SlotKind, digest_of, make_slot
+from lmtp_atrest.crypto.slots import Kdf, Slot, SlotKind, decoy_slot, digest_of, make_slot
 from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.errors import Alarm, AtRestError, Conflict, NotFound, WrongSecret, WrongState
 from lmtp_atrest.keystore.pins import Pins
@@ -87,27 +88,27 @@ class Accounts:
         self._now = now
         self._lock = threading.RLock()
         self._incomplete = False
+        self._nobody = AccountRecord("", "", 0, 0, (), "", "", State.PLAIN)
+        self._decoy = (decoy_slot(self._kdf()),)
 
     # ---- reading
 
     def record(self, name: str) -> AccountRecord | None:
         """The account's record from the primary store; Alarm where the pin knows better."""
-        signed = self._records.by_name(name)
+        signed = self._checked(lambda: self._records.by_name(name))
         if signed is None:
-            self._check_absence(name)
-            return None
-        return self._checked(signed)
+            return self._checked_absence(name)
+        return signed.record
 
     def record_by_id(self, account_id: str) -> AccountRecord | None:
         """The same by account id; removed accounts are None."""
-        signed = self._records.by_id(account_id)
+        signed = self._checked(lambda: self._records.by_id(account_id))
         if signed is None:
             if self._pins.document(account_id) is not None:
                 message = f"no record of account {account_id}, but unlock has seen one"
                 raise Alarm(message)
             return None
-        record = self._checked(signed)
-        return None if record.state is State.REMOVED else record
+        return None if signed.record.state is State.REMOVED else signed.record
 
     def all(self) -> tuple[AccountRecord, ...]:
         """All accounts that were not removed, by login name."""
@@ -132,7 +133,10 @@ class Accounts:
         WrongSecret if no slot opens, Damaged or Alarm where a slot or the vault is not what the
         signed record says.
         """
-        for slot in self._vault(record).slots:
+        return self._opened(self._vault(record).slots, record, secret)
+
+    def _opened(self, slots: tuple[Slot, ...], record: AccountRecord, secret: Secret) -> VaultKey:
+        for slot in slots:
             if slot.kind is not SlotKind.PASSWORD:
                 continue
             try:
@@ -146,9 +150,14 @@ class Accounts:
         message = f"no slot of account {record.account_id} opens with this secret"
         raise WrongSecret(message)
 
-    def dummy_open(self, secret: Secret) -> None:
-        """Cost what `open` costs, for a name that does not exist."""
-        Kdf.argon2id(self.settings.argon2_memory, self.settings.argon2_passes).derive(secret)
+    def dummy_open(self, secret: Secret) -> VaultKey:
+        """Do the work of `open`, for a name that does not exist; ends in WrongSecret.
+
+        The decoy is like a new slot; slots made with other KDF settings take another time.
+        """
+        self._vaults.get(self._nobody.vault_id)
+        digest_of(self._decoy)
+        return self._opened(self._decoy, self._nobody, secret)
 
     def private_keys(self, record: AccountRecord, vault_key: VaultKey) -> tuple[PrivateKey, ...]:
         """All generations, newest first. Alarm, and no key, where one is not what was signed."""
@@ -270,10 +279,7 @@ class Accounts:
         """Give the names free and close the vault; it is kept for 30 days, then forgotten."""
         with self._writing():
             record = self._existing(name)
-            removed = self._commit(record.next(state=State.REMOVED))
-            if record.vault_id:
-                self._vaults.close(record.vault_id, self._milliseconds())
-            return removed
+            return self._commit(record.next(state=State.REMOVED))
 
     # ---- at start
 
@@ -286,10 +292,11 @@ class Accounts:
 
     def _complete(self) -> None:
         for document in self._vaults.unfinished():
-            signed = self._site.verify(document)
             try:
+                signed = self._site.verify(document)
                 self._publish(signed)
-            except Conflict as error:
+            except (BadDocument, Conflict) as error:
+                # One account is stuck until an operator looks; all others go on.
                 alarm("accounts", "unfinished change does not fit", cause=str(error))
                 continue
             logger("accounts").warning(
@@ -321,21 +328,36 @@ class Accounts:
             message = f"{name} is the name of an account already"
             raise Conflict(message)
 
-    def _checked(self, signed: SignedRecord) -> AccountRecord:
+    def _checked(self, find: Callable[[], SignedRecord | None]) -> SignedRecord | None:
+        """What `find` reads, compared with the pin; Alarm where the pin knows better."""
+        signed = find()
+        if signed is None:
+            return None
         pin = self._pins.document(signed.record.account_id)
+        if pin is not None and pin != signed.document:
+            # A change may have come between the two reads. Records come before their pins, so a
+            # record read after the pin is at least as new, or the store is not what it was.
+            signed = find()
+            if signed is None:
+                return None
         if check_pin(signed, pin, self._site, self._records.by_id):
             self._pins.remember(signed)
-        return signed.record
+        return signed
 
-    def _check_absence(self, name: str) -> None:
+    def _checked_absence(self, name: str) -> AccountRecord | None:
+        """None where the name is free; its record where it came while we looked."""
         account_id = self._pins.account_named(name)
         if account_id is None:
-            return
-        signed = self._records.by_id(account_id)
+            return None
+        again = self._checked(lambda: self._records.by_name(name))
+        if again is not None:
+            return again.record
+        signed = self._checked(lambda: self._records.by_id(account_id))
         record = signed.record if signed else None
         if record is None or (record.state is not State.REMOVED and name in record.names):
             message = f"no record for a name of account {account_id}, which unlock has seen"
             raise Alarm(message)
+        return None
 
     def _vault(self, record: AccountRecord) -> Vault:
         vault = self._vaults.get(record.vault_id)
@@ -343,7 +365,8 @@ class Accounts:
             message = f"the vault of account {record.account_id} is missing"
             raise Alarm(message)
         if digest_of(vault.slots) != record.slots_digest:
-            if self._vaults.epoch(record.account_id) != record.epoch:
+            # The vaults store commits first: it may be ahead of a record, never behind.
+            if (self._vaults.epoch(record.account_id) or 0) > record.epoch:
                 message = f"account {record.account_id} is being changed"
                 raise Conflict(message)
             message = f"the slots of account {record.account_id} are not those of its record"
@@ -359,9 +382,12 @@ class Accounts:
             account_id=account_id,
             vault_id=vault_id,
             kind=SlotKind.PASSWORD,
-            kdf=Kdf.argon2id(self.settings.argon2_memory, self.settings.argon2_passes),
+            kdf=self._kdf(),
             created=self._milliseconds(),
         )
+
+    def _kdf(self) -> Kdf:
+        return Kdf.argon2id(self.settings.argon2_memory, self.settings.argon2_passes)
 
     def _new_key(
         self, account_id: str, vault_id: str, vault_key: VaultKey, generation: int
@@ -372,21 +398,29 @@ class Accounts:
 
     def _commit(self, record: AccountRecord, vault: Vault | None = None) -> AccountRecord:
         signed = self._site_key.sign(record)
-        self._vaults.change(signed, vault)
+        # Until it is published. A commit that failed may be durable all the same.
+        before, self._incomplete = self._incomplete, True
+        try:
+            self._vaults.change(signed, vault)
+        except Conflict:
+            self._incomplete = before
+            raise
         try:
             self._publish(signed)
         except AtRestError as error:
             # Committed, but not yet seen by delivery: the next change or start completes it.
-            self._incomplete = True
             logger("accounts").error(
                 "change is not complete yet", account=record.account_id, cause=str(error)
             )
             raise
+        self._incomplete = False
         return record
 
     def _publish(self, signed: SignedRecord) -> None:
         self._records.put(signed)
         self._pins.remember(signed)
+        if signed.record.state is State.REMOVED:
+            self._vaults.close(signed.record.vault_id, self._milliseconds())
         self._vaults.finished(signed)
 
     def _milliseconds(self) -> int:

@@ -215,6 +215,23 @@ def make_slot(
     return replace(with_key, sealed=_seal(vault_key, with_key))
 
 
+def decoy_slot(kdf: Kdf) -> Slot:
+    """A slot that no secret opens, and that refuses one with the same work as a real slot."""
+    return Slot(
+        slot_id=secrets.token_hex(16),
+        account_id=secrets.token_hex(16),
+        vault_id=secrets.token_hex(16),
+        kind=SlotKind.PASSWORD,
+        label="",
+        state=SlotState.ACTIVE,
+        created=0,
+        suite=SUITE_HYBRID,
+        kdf=kdf,
+        public_key=secrets.token_bytes(MLKEM_PUBLIC + X25519_PUBLIC),
+        sealed=secrets.token_bytes(SEALED_BYTES),
+    )
+
+
 def digest_of(slots: tuple[Slot, ...]) -> bytes:
     """The digest over all slots of a vault that the account's signed record carries."""
     return hashlib.sha256(b"".join(sorted(slot.digest() for slot in slots))).digest()

@@ -108,9 +108,8 @@ class Vaults:
     def set_epoch(self, account_id: str, epoch: int) -> None:
         """After a restore that the operator accepted: go on from here."""
         with self.store.transaction() as connection:
-            connection.execute(
-                update(heads).where(heads.c.account_id == account_id).values(epoch=epoch)
-            )
+            connection.execute(delete(heads).where(heads.c.account_id == account_id))
+            connection.execute(insert(heads).values(account_id=account_id, epoch=epoch))
 
     def _advance(self, connection: Connection, account_id: str, epoch: int) -> None:
         old = connection.execute(
@@ -129,8 +128,6 @@ class Vaults:
 
 def _read(connection: Connection, vault_id: str) -> Vault | None:
     row = connection.execute(select(vaults).where(vaults.c.vault_id == vault_id)).first()
-    if row is None:
-        return None
     slot_rows = connection.execute(
         select(slots).where(slots.c.vault_id == vault_id).order_by(slots.c.slot_id)
     )
@@ -139,6 +136,8 @@ def _read(connection: Connection, vault_id: str) -> Vault | None:
         .where(private_keys.c.vault_id == vault_id)
         .order_by(private_keys.c.generation.desc())
     )
+    if row is None:  # said only now: a vault that is not there costs the same queries
+        return None
     return Vault(
         vault_id,
         row.account_id,
