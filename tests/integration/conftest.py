@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.site import ALICE, CAROL, PASSWORD, USERS, deploy
+from tests.peers.atrest import AtRest
+from tests.peers.dovecot import Dovecot
 from tests.peers.root import Host, missing
 
 
@@ -27,4 +30,23 @@ def host(shared: Path) -> Iterator[Host]:
     if reason := missing("bookworm"):
         pytest.skip(reason)
     with Host("bookworm", shared) as running:
+        yield running
+
+
+@pytest.fixture
+def dovecot(host: Host, shared: Path) -> Iterator[Dovecot]:
+    """Dovecot with the shipped script and snippet."""
+    (shared / "run").mkdir()
+    host.path("/run/lmtp-atrest").symlink_to(shared / "run")
+    with Dovecot(host, shared, USERS, deploy(host)) as running:
+        yield running
+
+
+@pytest.fixture
+def atrest(dovecot: Dovecot, shared: Path) -> Iterator[AtRest]:
+    """The running services: alice is encrypted, and carol with a password from before."""
+    service = AtRest(shared, dovecot)
+    service.add(ALICE, PASSWORD)
+    service.add(CAROL, "from before the change")
+    with service as running:
         yield running

@@ -7,71 +7,15 @@ service is read off its log, which has a line for each login of an encrypted acc
 import base64
 import poplib
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.integration.site import ALICE, BOB, CAROL, MESSAGE, PASSWORD, USERS
 from tests.peers.atrest import AtRest
 from tests.peers.dovecot import Dovecot, Imap
 from tests.peers.root import Host
 
 pytestmark = pytest.mark.peers
-
-DEPLOY = Path(__file__).parents[2] / "deploy/dovecot"
-ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
-PASSWORD = "correct horse; battery\"staple' \\ {}%u ünïcödé"
-USERS = {ALICE: PASSWORD, BOB: "bob's own", CAROL: "changed at the site"}
-MESSAGE = b"From: eve@example.net\r\nSubject: canary-subject\r\n\r\ncanary-body\r\n"
-
-# More of what a site may have: mechanisms without a password, master users, tokens.
-EXTRA = """
-auth_mechanisms = plain login cram-md5 xoauth2
-auth_master_user_separator = *
-auth_debug = yes
-mail_debug = yes
-"""
-MASTER = """
-passdb {
-  driver = passwd-file
-  args = /etc/dovecot/masters
-  master = yes
-  result_success = continue
-}
-"""
-TOKENS = """
-passdb {
-  driver = static
-  mechanisms = xoauth2
-  args = nopassword=y
-  result_success = continue-ok
-  result_failure = return-fail
-}
-"""
-
-
-def deploy(host: Host, extra: str = EXTRA + MASTER + TOKENS) -> str:
-    """Install script and snippet as the snippet says; the settings before it are the site's."""
-    host.write("/etc/dovecot/lmtp-atrest.lua", (DEPLOY / "lmtp-atrest.lua").read_text())
-    host.write("/etc/dovecot/masters", "boss:{PLAIN}master secret\n")
-    return extra + (DEPLOY / "dovecot-2.3.conf").read_text()
-
-
-@pytest.fixture
-def dovecot(host: Host, shared: Path) -> Iterator[Dovecot]:
-    (shared / "run").mkdir()
-    host.path("/run/lmtp-atrest").symlink_to(shared / "run")
-    with Dovecot(host, shared, USERS, deploy(host)) as running:
-        yield running
-
-
-@pytest.fixture
-def atrest(dovecot: Dovecot, shared: Path) -> Iterator[AtRest]:
-    service = AtRest(shared, dovecot)
-    service.add(ALICE, PASSWORD)
-    service.add(CAROL, "from before the change")
-    with service as running:
-        yield running
 
 
 def refusal(dovecot: Dovecot, name: str, secret: str) -> str:

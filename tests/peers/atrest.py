@@ -137,9 +137,9 @@ class AtRest:
         command = [*for_all_users(stash), sys.executable, *serve]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for_port(self.port, f"lmtp-atrest: {self.log_path}")
+        wait_for_port(self.port, self.log_path)
         sockets = [self.run / f"unlock/{role}.sock" for role in ("dovecot", "admin")]
-        for _ in attempts("the sockets of the unlock service"):
+        for _ in attempts("the sockets of the unlock service", log=self.log_path):
             if all(path.is_socket() for path in sockets):
                 break
 

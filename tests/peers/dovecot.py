@@ -10,7 +10,7 @@ from typing import Self
 from tests.peers.root import Host, attempts, free_ports, wait_for_port
 
 # Read last by Debian's dovecot.conf. Clear text and 127.0.0.1 only: tests log in as clients do
-# behind a TLS proxy. The auth socket is open to whoever runs the tests.
+# behind a TLS proxy. The socket in the shared directory is what lmtp-atrest asks who exists.
 LOCAL = """
 protocols = imap pop3 lmtp
 listen = 127.0.0.1
@@ -47,7 +47,8 @@ service lmtp {{
 }}
 service auth {{
   unix_listener {sockets}/auth-userdb {{
-    mode = 0666
+    mode = 0600
+    user = mail
   }}
   inet_listener {{
     address = 127.0.0.1
@@ -131,7 +132,7 @@ class Dovecot:
     def start(self) -> None:
         """Start and wait until IMAP is answered."""
         self.host.run("dovecot")
-        wait_for_port(self.ports.imap, f"dovecot: {self.log()[-2000:]}")
+        wait_for_port(self.ports.imap, self.log_path)
 
     def stop(self) -> None:
         """Stop and wait until all its processes are gone."""

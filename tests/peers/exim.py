@@ -47,6 +47,7 @@ class Exim:
 
     def __init__(self, host: Host, tmp: Path, lmtp: int) -> None:
         self.host, self.tmp, self.lmtp = host, tmp, lmtp
+        self.log_path = tmp / "exim" / "exim-mainlog"
         (self.port,) = free_ports(1)
 
     def __enter__(self) -> Self:
@@ -57,7 +58,7 @@ class Exim:
         text = CONFIGURATION.format(tmp=logs, port=self.port, lmtp=self.lmtp)
         self.host.write("/etc/exim4/exim4.conf", text)
         self.run("-bd", "-q2s")
-        wait_for_port(self.port, "exim")
+        wait_for_port(self.port, self.log_path)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -69,5 +70,4 @@ class Exim:
 
     def log(self) -> str:
         """Return the main log so far."""
-        path = self.tmp / "exim" / "exim-mainlog"
-        return path.read_text() if path.exists() else ""
+        return self.log_path.read_text() if self.log_path.exists() else ""

@@ -149,18 +149,19 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in taken]
 
 
-def attempts(what: str, seconds: float = 15) -> Iterator[None]:
-    """Yield until the caller breaks out; fails with `what` when the time is over."""
+def attempts(what: str, seconds: float = 15, log: Path | None = None) -> Iterator[None]:
+    """Yield until the caller breaks out; fails with `what` (and a log) when the time is over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         yield
         time.sleep(0.05)
-    raise TimeoutError(f"waited {seconds} s in vain: {what}")
+    tail = log.read_text(errors="replace")[-4000:] if log is not None and log.exists() else ""
+    raise TimeoutError(f"waited {seconds} s in vain: {what}\n{tail}")
 
 
-def wait_for_port(port: int, what: str) -> None:
-    """Wait until something listens on a loopback port."""
-    for _ in attempts(what):
+def wait_for_port(port: int, log: Path) -> None:
+    """Wait until something listens on a loopback port; its log tells why it does not."""
+    for _ in attempts(f"somebody listens on port {port}", log=log):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
             return
 
