@@ -4,7 +4,8 @@ One parent binds the LMTP sockets, forks the services and watches them; it opens
 no key. Each service is a process of its own: `lmtp` (as many as cores, on the same sockets),
 `unlock`, `evict`. Started as root, each gives its rights up for the user that the configuration
 names (`evict` keeps them: ending IMAP sessions needs root). A service that dies is started again;
-one that cannot start because of the configuration or the stores' schema ends the whole.
+one that cannot start because of the configuration or the stores' schema ends the whole. Whatever
+else is wrong may pass: a store that is locked, or whose journal only `unlock` may roll back.
 """
 
 import asyncio
@@ -36,8 +37,9 @@ from lmtp_atrest.keystore.store import RECORDS, Store
 from lmtp_atrest.keystore.vaults import Vaults
 from lmtp_atrest.lmtp import server as lmtp_server
 from lmtp_atrest.names import Names
-from lmtp_atrest.site import stores
+from lmtp_atrest.site import make_directory, stores
 from lmtp_atrest.unlock import evict, serving
+from lmtp_atrest.unlock.hardening import harden
 
 BACKLOG = 256
 RESTART_SECONDS = 1.0
@@ -45,6 +47,8 @@ RESTART_SECONDS = 1.0
 STOP_SECONDS = 35.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+# See errors.py: faults that another try will not mend.
+FINAL = (UsageError.exit_code, ConfigError.exit_code)
 
 log = telemetry.logger("daemon")
 
@@ -80,7 +84,8 @@ def serve(config: Config, only: Sequence[str] = ()) -> int:
 
 
 def run_lmtp(config: Config, sockets: Sequence[socket.socket]) -> None:
-    """One delivery worker."""
+    """One delivery worker. Messages pass through its memory in plain, so nobody may look in."""
+    harden(lock_memory=False)
     site = SitePublic.load(config.site.public)
     store = Store(RECORDS, config.keystore.records, readonly=True)
     store.check_revision()
@@ -94,6 +99,7 @@ def run_lmtp(config: Config, sockets: Sequence[socket.socket]) -> None:
 
 def run_unlock(config: Config) -> None:
     """The service that opens vaults."""
+    missing = harden()  # before the first secret is read
     site_key = SiteKey.load(config.site.key)
     with stores(config) as opened:
         opened.check_revisions()
@@ -109,7 +115,7 @@ def run_unlock(config: Config) -> None:
             ),
         )
         accounts.repair()
-        asyncio.run(_until_told(lambda stop: serving.serve(config, accounts, stop)))
+        asyncio.run(_until_told(lambda stop: serving.serve(config, accounts, stop, missing)))
 
 
 def run_evict(config: Config) -> None:
@@ -176,8 +182,7 @@ def make_runtime_directories(config: Config, wanted: Sequence[str]) -> None:
         for path, user, mode in places[service]:
             if path.is_dir():
                 continue
-            path.mkdir(parents=True, mode=mode)
-            path.chmod(mode)
+            make_directory(path, mode)
             if user is not None and os.geteuid() == 0:
                 found = _user(user)
                 os.chown(path, found.pw_uid, found.pw_gid)
@@ -215,9 +220,14 @@ class Supervisor:
 
     def _start(self, service: Service) -> None:
         sys.stdout.flush()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(service))
+            try:
+                code = _child(service, parent)
+            except BaseException:  # the log cannot be written to
+                code = 1
+            os._exit(code)  # whatever happens, never back into the parent's code
         self._running[pid] = service
 
     def _reap(self) -> None:
@@ -230,8 +240,7 @@ class Supervisor:
             if self._stopping:
                 continue
             log.error("service ended", service=service.name, exit_code=code)
-            if code > 1:
-                # An error of ours that another try will not mend; see errors.py for the codes.
+            if code in FINAL:
                 self._exit_code = code
                 self._stop("a service cannot run")
                 continue
@@ -250,7 +259,7 @@ class Supervisor:
                 os.kill(pid, number)
 
 
-def _child(service: Service) -> int:
+def _child(service: Service, parent: int) -> int:
     """Everything a service process does; its exit code."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
@@ -260,7 +269,8 @@ def _child(service: Service) -> int:
             _become(service.user)
         # After the change of user, which clears it: nobody outlives a killed parent.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        service.run()
+        if os.getppid() == parent:  # else it was killed before it could be watched
+            service.run()
     except AtRestError as error:
         log.error("cannot run", service=service.name, cause=str(error))
         return error.exit_code

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.records import AccountRecord, AdminRecord, SiteKey, SitePublic
+from lmtp_atrest.crypto.slots import digest_of
 from lmtp_atrest.errors import ConfigError, UsageError
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
@@ -56,8 +57,9 @@ def stores(config: Config) -> Iterator[Stores]:
 def initialise(config: Config) -> list[Path]:
     """Make directories, site key and stores where they are missing; returns what was made.
 
-    Nothing that exists is changed. Made as root, everything belongs to the users that the
-    configuration names; records are readable by the group of the delivery user.
+    Nothing that exists loses its content. Made as root, everything belongs to the users that the
+    configuration names, also where they were named only after a first run; records are readable
+    by the group of the delivery user. ConfigError where the site key is lost.
     """
     with stores(config) as opened:
         return _initialise(config, opened)
@@ -65,15 +67,19 @@ def initialise(config: Config) -> list[Path]:
 
 def _initialise(config: Config, opened: Stores) -> list[Path]:
     unlock, lmtp = _user(config.unlock.user), _user(config.lmtp.user)
+    ours = tuple(store.path.name for store in opened)
     places = [
         _Place(config.site.key.parent, 0o755),
         # Only here: later a missing mail root may be a disk that is not mounted.
         _Place(config.mail.root, 0o750, lmtp),
-        _Place(opened.records.path.parent, 0o750, unlock, lmtp),
-        _Place(opened.vaults.path.parent, 0o700, unlock),
-        _Place(opened.pins.path.parent, 0o700, unlock),
+        _Place(opened.records.path.parent, 0o750, unlock, lmtp, ours),
+        _Place(opened.vaults.path.parent, 0o700, unlock, None, ours),
+        _Place(opened.pins.path.parent, 0o700, unlock, None, ours),
     ]
-    made = [place.path for place in places if place.make()]
+    _check_site_key(config, opened)
+    # Of two stores in one directory, the first says whose it is.
+    distinct = {place.path: place for place in reversed(places)}
+    made = [place.path for place in reversed(distinct.values()) if place.make()]
     made += _make_site_key(config, unlock)
     for store in opened:
         if not store.path.exists():
@@ -115,10 +121,11 @@ def resign(config: Config) -> int:
     site_key, count = SiteKey.load(config.site.key), 0
     with stores(config) as opened:
         records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
+        _check_finished(opened)
         for signed in records.all():
             again = site_key.sign(signed.record)
             if again.document != signed.document:
-                records.replace(again)
+                records.put(again)  # compared and set: unlock may run after all
                 pins.remember(again)
                 count += 1
         admin = records.admin()
@@ -132,6 +139,7 @@ def retire_site_keys(config: Config) -> tuple[str, ...]:
     site_key = SiteKey.load(config.site.key)
     newest = site_key.only_newest()
     with stores(config) as opened:
+        _check_finished(opened)
         signed = Records(opened.records, site_key.public).all()
         needed = sum(newest.sign(s.record).document != s.document for s in signed)
     if needed:
@@ -143,12 +151,21 @@ def retire_site_keys(config: Config) -> tuple[str, ...]:
     return tuple(name for name in site_key.public.key_names if name not in kept)
 
 
+def _check_finished(opened: Stores) -> None:
+    """UsageError while the outbox holds a record: its signature must count when unlock starts."""
+    if next(Vaults(opened.vaults).unfinished(), None) is not None:
+        message = "a change was cut short: start unlock once, which completes it, and stop it"
+        raise UsageError(message)
+
+
 class Fate(StrEnum):
     """What accepting a restore does to an account."""
 
     RECORD_RETURNS = "its vault is intact: the newest record comes back, nothing is lost"
     AS_IN_BACKUP = "record and vault are those of the backup: its passwords and keys count again"
     FORGOTTEN = "neither store knows it: mail encrypted to it stays closed, its name is free"
+    VAULT_RETURNS = "only its epoch is older: its vault is that of the record, nothing is lost"
+    VAULT_TOO_OLD = "its vault is older than its record and stays closed: restore a newer vaults"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +186,8 @@ def restored_accounts(config: Config) -> list[Restored]:
             seen = site_public.verify(document).record
             signed = records.by_id(seen.account_id)
             if signed is not None and signed.record.epoch >= seen.epoch:
+                if (vaults.epoch(seen.account_id) or 0) < signed.record.epoch:
+                    restored.append(_older_vault(seen, signed.record, vaults))
                 continue
             if vaults.epoch(seen.account_id) == seen.epoch:
                 fate = Fate.RECORD_RETURNS
@@ -176,6 +195,13 @@ def restored_accounts(config: Config) -> list[Restored]:
                 fate = Fate.AS_IN_BACKUP if signed else Fate.FORGOTTEN
             restored.append(Restored(seen, signed.record if signed else None, fate))
     return restored
+
+
+def _older_vault(seen: AccountRecord, record: AccountRecord, vaults: Vaults) -> Restored:
+    vault = vaults.get(record.vault_id)
+    slots = digest_of(vault.slots) if vault else b""
+    fits = slots == record.slots_digest
+    return Restored(seen, record, Fate.VAULT_RETURNS if fits else Fate.VAULT_TOO_OLD)
 
 
 def accept_restore(config: Config) -> list[Restored]:
@@ -188,8 +214,12 @@ def accept_restore(config: Config) -> list[Restored]:
         records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
         vaults = Vaults(opened.vaults)
         for item in restored:
+            if item.fate is Fate.VAULT_TOO_OLD:
+                continue
             if item.fate is Fate.RECORD_RETURNS:
                 records.replace(site_key.sign(item.seen))
+            elif item.fate is Fate.VAULT_RETURNS and item.found is not None:
+                vaults.set_epoch(item.seen.account_id, item.found.epoch)
             elif item.found is not None:
                 again = site_key.sign(replace(item.found, epoch=item.seen.epoch + 1))
                 vaults.set_epoch(item.seen.account_id, again.record.epoch)
@@ -206,13 +236,32 @@ class _Place:
     mode: int
     owner: pwd.struct_passwd | None = None
     group: pwd.struct_passwd | None = None
+    holds: tuple[str, ...] = ()
 
     def make(self) -> bool:
-        if self.path.exists():
-            return False
-        self.path.mkdir(parents=True)
-        _own(self.path, self.mode, self.owner, self.group)
-        return True
+        if not self.path.exists():
+            make_directory(self.path, self.mode)
+            _own(self.path, self.mode, self.owner, self.group)
+            return True
+        if self._of_an_earlier_init():
+            _own(self.path, self.path.stat().st_mode & 0o7777, self.owner, self.group)
+        return False
+
+    def _of_an_earlier_init(self) -> bool:
+        """Root's, and with nothing in it but what we put there: never /var/lib, nor old mail."""
+        return self.path.stat().st_uid == 0 and all(
+            entry.name.startswith(self.holds or ("\0",)) for entry in self.path.iterdir()
+        )
+
+
+def make_directory(path: Path, mode: int) -> None:
+    """A directory of this mode; missing ones above it are open to all, whatever the umask is."""
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir()
+            parent.chmod(0o755)
+    path.mkdir()
+    path.chmod(mode)
 
 
 def _user(name: str | None) -> pwd.struct_passwd | None:
@@ -231,14 +280,30 @@ def _own(
     owner: pwd.struct_passwd | None,
     group: pwd.struct_passwd | None = None,
 ) -> None:
-    if owner is not None and os.geteuid() == 0:
-        os.chown(path, owner.pw_uid, (group or owner).pw_gid)
+    entry = group or owner
+    if entry is not None and os.geteuid() == 0:
+        os.chown(path, owner.pw_uid if owner else 0, entry.pw_gid)
     path.chmod(mode)
+
+
+def _check_site_key(config: Config, opened: Stores) -> None:
+    """A lost key is never replaced by a new one: every record would be a forgery then."""
+    witnesses = [config.site.public, *(store.path for store in opened)]
+    found = next((path for path in witnesses if path.exists()), None)
+    if found is not None and not config.site.key.exists():
+        raise ConfigError(
+            [f"{config.site.key} is missing, but {found} is there: put the key's copy back"]
+        )
 
 
 def _make_site_key(config: Config, owner: pwd.struct_passwd | None) -> list[Path]:
     if config.site.key.exists():
-        return []
+        if owner is not None and config.site.key.stat().st_uid == 0:
+            _own(config.site.key, 0o600, owner)
+        if config.site.public.exists():
+            return []
+        _write_public(config, SiteKey.load(config.site.key).public)
+        return [config.site.public]
     site_key = SiteKey.generate()
     _write(config.site.key, site_key.text().reveal(), 0o600)
     _own(config.site.key, 0o600, owner)

@@ -1,3 +1,5 @@
+import json
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,3 +137,84 @@ def test_a_restored_store_counts_again_only_when_accepted(config: Config, which:
         assert (back.state, back.key_ids) == (State.ENCRYPTED, record.key_ids)
         assert back.epoch > newest.epoch
         assert bob is None
+
+
+def test_a_vaults_store_from_before_a_mere_change_of_names_loses_nothing(config: Config) -> None:
+    with site_module.stores(config) as opened:
+        path = opened.vaults.path
+    with accounts(config) as first:
+        first.add([ALICE], "/h", "/h/Maildir")
+        first.enable(ALICE, PASSWORD)
+    saved = path.read_bytes()
+    with accounts(config) as second:
+        second.alias_add(ALICE, BOB)
+    path.write_bytes(saved)
+    fates = [item.fate for item in site_module.accept_restore(config)]
+    assert fates == [Fate.VAULT_RETURNS]
+    with accounts(config) as again:
+        record = again.record(BOB)
+        assert record is not None
+        assert again.open(record, PASSWORD)
+        assert again.alias_remove(ALICE, BOB).epoch == record.epoch + 1
+
+
+def test_a_vaults_store_from_before_a_rekey_stays_closed_until_a_newer_one_is_back(
+    config: Config,
+) -> None:
+    with site_module.stores(config) as opened:
+        path = opened.vaults.path
+    with accounts(config) as first:
+        first.add([ALICE], "/h", "/h/Maildir")
+        record = first.enable(ALICE, PASSWORD)
+    saved = path.read_bytes()
+    with accounts(config) as second:
+        second.rekey(record, second.open(record, PASSWORD))
+    newest = path.read_bytes()
+    path.write_bytes(saved)
+    assert [item.fate for item in site_module.accept_restore(config)] == [Fate.VAULT_TOO_OLD]
+    path.write_bytes(newest)
+    assert site_module.accept_restore(config) == []
+    with accounts(config) as again:
+        back = again.record(ALICE)
+        assert back is not None
+        assert again.open(back, PASSWORD)
+
+
+def test_a_lost_site_key_is_never_replaced(config: Config) -> None:
+    config.site.key.rename(config.site.key.with_suffix(".away"))
+    with pytest.raises(ConfigError, match="put the key's copy back"):
+        site_module.initialise(config)
+    assert not config.site.key.exists()
+    config.site.key.with_suffix(".away").rename(config.site.key)
+    config.site.public.unlink()
+    assert site_module.initialise(config) == [config.site.public]
+
+
+def test_keys_are_not_changed_while_a_change_is_cut_short(config: Config) -> None:
+    with accounts(config) as first:
+        record = first.add([ALICE], "/h", "/h/Maildir")
+        first._vaults.change(first._site_key.sign(record.next(names=(BOB,))))
+    for change in (site_module.resign, site_module.retire_site_keys):
+        with pytest.raises(UsageError, match="start unlock once"):
+            change(config)
+    with accounts(config) as again:
+        again.repair()
+        assert again.record(BOB) is not None
+    assert site_module.resign(config) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to other users")
+def test_users_named_after_a_first_init_get_what_it_made(config: Config, tmp_path: Path) -> None:
+    settings = config.model_dump(mode="json")
+    settings["lmtp"]["user"], settings["unlock"]["user"] = "mail", "daemon"
+    site_module.initialise(parse(json.dumps(settings)))
+    owners = {
+        name: ((tmp_path / name).owner(), (tmp_path / name).group())
+        for name in ("etc/site.key", "lib/records", "lib/records/records.db", "lib/vaults")
+    }
+    assert owners == {
+        "etc/site.key": ("daemon", "daemon"),
+        "lib/records": ("daemon", "mail"),
+        "lib/records/records.db": ("daemon", "mail"),
+        "lib/vaults": ("daemon", "daemon"),
+    }

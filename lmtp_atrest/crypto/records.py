@@ -280,8 +280,10 @@ def _read_key_file(path: Path, title: str) -> tuple[str, list[tuple[str, bytes]]
         return site.removeprefix("site "), [
             (name, base64.b64decode(raw, validate=True)) for _, name, raw in keys
         ]
+    except FileNotFoundError as error:
+        raise ConfigError([f"{path} is missing; `lmtp-atrest init` makes it"]) from error
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}; `lmtp-atrest init` makes it"]) from error
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigError([f"{path}: not a file of the kind '{title}'"]) from error
 

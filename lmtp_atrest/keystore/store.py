@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from lmtp_atrest.errors import TemporaryFailure
+from lmtp_atrest.errors import ConfigError, TemporaryFailure
 from lmtp_atrest.keystore import schema
 
 BUSY_SECONDS = 5
@@ -29,6 +29,8 @@ class StoreUnavailable(TemporaryFailure):
 
 class WrongRevision(StoreUnavailable):
     """The database has another schema than this program; nothing is read from it."""
+
+    exit_code = ConfigError.exit_code  # trying again later does not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Store:
             connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
             pool_size=4,
             max_overflow=28,
+            hide_parameters=True,  # else a trace would print rows
         )
         event.listen(self._engine, "connect", self._prepare)
         event.listen(self._engine, "begin", self._begin)

@@ -15,13 +15,14 @@ PR_SET_DUMPABLE = 4  # linux/prctl.h
 MCL_CURRENT, MCL_FUTURE = 1, 2  # asm-generic/mman.h
 
 
-def harden() -> list[str]:
-    """Apply all three; the names of those that could not be had."""
+def harden(*, lock_memory: bool = True) -> list[str]:
+    """Apply all three, or the first two; the names of those that could not be had."""
     steps: dict[str, Callable[[], None]] = {
         "core-limit": _no_core,
         "not-dumpable": _not_dumpable,
-        "locked-memory": _lock_memory,
     }
+    if lock_memory:
+        steps["locked-memory"] = _lock_memory
     missing = []
     for name, step in steps.items():
         try:
@@ -44,7 +45,7 @@ def _not_dumpable() -> None:
 def _lock_memory() -> None:
     # With a limit below what Argon2id needs, MCL_FUTURE would fail every derivation later.
     soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
+    if soft != resource.RLIM_INFINITY:  # root too: a container's root may lack CAP_IPC_LOCK
         message = "RLIMIT_MEMLOCK is not unlimited"
         raise OSError(message)
     _call("mlockall", MCL_CURRENT | MCL_FUTURE)

@@ -11,7 +11,6 @@ from lmtp_atrest.directory import Directory, DovecotDirectory, KeystoreDirectory
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
 from lmtp_atrest.unlock.evict import Evictor
-from lmtp_atrest.unlock.hardening import harden
 from lmtp_atrest.unlock.protocol import Role
 from lmtp_atrest.unlock.server import RoleServer, uids_of
 from lmtp_atrest.unlock.service import Service
@@ -26,24 +25,24 @@ async def serve(
     config: Config,
     accounts: Accounts,
     stopping: asyncio.Event,
+    hardening_missing: Sequence[str] = (),
     *,
     ready: asyncio.Event | None = None,
     barrier_seconds: float = BARRIER_SECONDS,
-    hardened: bool = True,
 ) -> None:
     """Serve the three unlock sockets until `stopping` is set.
 
     Then accept no more, answer what is under way, and wipe the vaults. `ready` is set once all
-    sockets listen. `hardened=False` leaves the process as it is (it may hold other services).
+    sockets listen. The caller hardened the process before it read the site key; `status` tells
+    what `hardening_missing` names.
     """
-    missing = harden() if hardened else []
     directory = _directory(config)
     service = build_service(
         config,
         accounts,
         directory,
         barrier_seconds=barrier_seconds,
-        hardening_missing=missing,
+        hardening_missing=hardening_missing,
     )
     servers = build_servers(config, service)
     expiring = asyncio.create_task(_expire(service))
