@@ -297,6 +297,22 @@ def test_a_name_that_comes_between_two_reads_is_no_alarm(
     assert found.names == (BOB,)
 
 
+def test_a_name_that_goes_between_two_reads_is_nobodys(
+    site: CheapSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add()
+    read = site.records.by_name
+
+    def read_then_change(name: str) -> SignedRecord | None:
+        monkeypatch.undo()
+        found = read(name)
+        site.accounts.rename(ALICE, BOB)
+        return found
+
+    monkeypatch.setattr(site.records, "by_name", read_then_change)
+    assert site.accounts.record(ALICE) is None
+
+
 def test_refusing_nobody_is_the_same_work_as_refusing_a_wrong_secret(
     site: CheapSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

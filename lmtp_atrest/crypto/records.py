@@ -184,10 +184,6 @@ class SitePublic:
         """The ids of the keys that count, oldest first."""
         return tuple(self._keys)
 
-    def without(self, name: str) -> "SitePublic":
-        """The same site without one key."""
-        return SitePublic(self.site_id, {n: k for n, k in self._keys.items() if n != name})
-
     def verify(self, document: bytes) -> SignedRecord:
         """The account record that this document proves; BadDocument if it proves none."""
         record = self._verified(document, ACCOUNT_TITLE, AccountRecord.from_body)

@@ -94,6 +94,22 @@ def test_mixed_outcomes_and_restarts_lose_nothing_and_double_nothing(
     assert "status=bounced" not in postfix.log()
 
 
+def test_while_unlock_is_down_encrypted_mail_is_stored_and_plain_mail_waits(
+    postfix: Postfix, dovecot: Dovecot, atrest: AtRest
+) -> None:
+    atrest.stop()
+    atrest.start("lmtp")  # under its own user, with read rights only to the records
+    postfix.sendmail(message("alone"), ALICE, BOB)
+    postfix.wait_for(f"to=<{ALICE}>.*status=sent")
+    postfix.wait_for(f"to=<{BOB}>.*status=deferred.* 451 ")
+    assert dovecot.files(ALICE)[0].read_bytes().startswith(MAGIC)
+    atrest.stop()
+    atrest.start()
+    postfix.flush()
+    postfix.wait_until_empty()
+    assert len(dovecot.files(BOB)) == 1
+
+
 def test_a_pilot_of_one_address_and_its_way_back(
     host: Host, shared: Path, dovecot: Dovecot, atrest: AtRest
 ) -> None:

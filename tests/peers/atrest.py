@@ -130,15 +130,17 @@ class AtRest:
         if self._process.poll() is None:
             self.stop()
 
-    def start(self) -> None:
-        """Start all services and wait until they answer."""
+    def start(self, *only: str) -> None:
+        """Start all services, or only these, and wait until they answer."""
         serve = ["-m", "lmtp_atrest", "serve", "--config", str(self.config_path)]
+        serve += [f"--only={service}" for service in only]
         stash = self.shared / f"python-{time.monotonic_ns()}"
         command = [*for_all_users(stash), sys.executable, *serve]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for_port(self.port, self.log_path)
-        sockets = [self.run / f"unlock/{role}.sock" for role in ("dovecot", "admin")]
+        roles = () if only else ("dovecot", "admin")
+        sockets = [self.run / f"unlock/{role}.sock" for role in roles]
         for _ in attempts("the sockets of the unlock service", log=self.log_path):
             if all(path.is_socket() for path in sockets):
                 break
