@@ -1,6 +1,6 @@
 -- Dovecot (2.3 and 2.4) asks lmtp-atrest for the mail keys of a user who logs in.
 --
--- Install as /etc/dovecot/lmtp-atrest.lua; dovecot-2.3.conf beside this file tells the rest.
+-- Install as /etc/dovecot/lmtp-atrest.lua; dovecot-2.3.conf and dovecot-2.4.conf tell the rest.
 -- Needs the packages dovecot-auth-lua and lua-socket. As a passdb it is asked after the site's own
 -- passdb has accepted the password, and never decides about that; as a userdb it gives deliveries
 -- the public key. It holds no state, and no error text ever holds a password or a key.
@@ -8,10 +8,9 @@
 -- ---- what a site may have to change
 
 local SOCKET = "/run/lmtp-atrest/unlock/dovecot.sock"
--- Dovecot's own mail_location, once more: on 2.3 the index cache can only be moved with it.
+-- On 2.3 only: Dovecot's own mail_location once more, with all it says after the path (LAYOUT,
+-- INBOX, INDEX, UTF-8), for there the index cache can only be moved together with it.
 local MAIL_LOCATION = "maildir:~/Maildir"
--- Set to true on Dovecot 2.4: its settings have other names.
-local DOVECOT_24 = false
 
 -- ---- talking to the unlock service: one JSON object a line, see docs/unlock-protocol.md
 
@@ -63,7 +62,11 @@ local function ask(line)
   return reply, "unlock service: " .. (reply.result or "unreadable answer")
 end
 
--- 2.3 and 2.4 name some fields of a request differently.
+-- 2.4 calls `protocol` what was `service`, and its settings have other names.
+local function is_24(request)
+  return request.service == nil
+end
+
 local function login_line(request, secret)
   local fields = {
     '"op":"login"',
@@ -82,9 +85,9 @@ end
 
 -- What every session and delivery of an encrypted account gets: what is written is encrypted, and
 -- Dovecot's copies in clear (of large messages, of headers for its index cache) stay in RAM.
-local function public_settings(reply)
+local function public_settings(reply, request)
   local settings = { mail_temp_dir = reply.temp_dir }
-  if DOVECOT_24 then
+  if is_24(request) then
     settings.crypt_write_algorithm = "aes-256-gcm-sha256"
     settings.crypt_global_public_key_file = "inline:" .. reply.public_key
   else
@@ -93,7 +96,7 @@ local function public_settings(reply)
   end
   if reply.cache ~= "ram" then
     settings.mail_never_cache_fields = "*"
-  elseif DOVECOT_24 then
+  elseif is_24(request) then
     settings.mail_cache_path = reply.cache_dir
   else
     settings.mail = MAIL_LOCATION .. ":INDEXCACHE=" .. reply.cache_dir
@@ -103,11 +106,11 @@ end
 
 -- Each key is an encrypted PEM with a password for this login only: with debugging on, Dovecot
 -- logs the key, but hides whatever has "pass" in its name.
-local function add_private_keys(settings, reply)
+local function add_private_keys(settings, reply, request)
   local names = {}
   for number = 1, tonumber(reply.keys) or 0 do
     local key, password = reply["private_key" .. number], reply["password" .. number]
-    if DOVECOT_24 then
+    if is_24(request) then
       local prefix = "crypt_global_private_key/k" .. number .. "/crypt_private_key_"
       settings[prefix .. "file"] = "inline:" .. key
       settings[prefix .. "password"] = password
@@ -118,7 +121,7 @@ local function add_private_keys(settings, reply)
       settings[name .. "_password"] = password
     end
   end
-  if DOVECOT_24 and #names > 0 then settings.crypt_global_private_key = table.concat(names, ",") end
+  if #names > 0 then settings.crypt_global_private_key = table.concat(names, ",") end
 end
 
 local function for_userdb(settings)
@@ -127,11 +130,11 @@ local function for_userdb(settings)
   return fields
 end
 
-local function login_result(reply, problem)
+local function login_result(request, reply, problem)
   local result = reply and reply.result
   if result == "opened" or result == "closed" then
-    local settings = public_settings(reply)
-    add_private_keys(settings, reply)
+    local settings = public_settings(reply, request)
+    add_private_keys(settings, reply, request)
     return auth.PASSDB_RESULT_OK, for_userdb(settings)
   elseif result == "refused" then
     return auth.PASSDB_RESULT_OK, { nologin = "y", reason = reply.reason }
@@ -145,7 +148,7 @@ end
 -- ---- what Dovecot calls
 
 function auth_password_verify(request, password)
-  return login_result(ask(login_line(request, password)))
+  return login_result(request, ask(login_line(request, password)))
 end
 
 -- Mechanisms that never send the password (CRAM, SCRAM), and other programs that look users up.
@@ -154,7 +157,7 @@ end
 -- this one opens nothing, for nologin stands whether it matches or not. (Nothing is verified at
 -- this point, so whoever tries such a mechanism learns that the account is encrypted.)
 function auth_passdb_lookup(request)
-  local code, fields = login_result(ask(login_line(request, nil)))
+  local code, fields = login_result(request, ask(login_line(request, nil)))
   if code == auth.PASSDB_RESULT_OK then fields.password = "{PLAIN}none" end
   return code, fields
 end
@@ -162,7 +165,7 @@ end
 function auth_userdb_lookup(request)
   local reply, problem = ask('{"op":"lookup","name":"' .. base64(request.user) .. '"}')
   local result = reply and reply.result
-  if result == "found" then return auth.USERDB_RESULT_OK, public_settings(reply) end
+  if result == "found" then return auth.USERDB_RESULT_OK, public_settings(reply, request) end
   if result == "not-enrolled" then return auth.USERDB_RESULT_USER_UNKNOWN, "not enrolled" end
   return auth.USERDB_RESULT_INTERNAL_FAILURE, problem
 end

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.site import ALICE, CAROL, PASSWORD, USERS, deploy
+from tests.integration.site import ALICE, CAROL, PASSWORD, USERS, deploy, everything
 from tests.peers.atrest import AtRest
 from tests.peers.dovecot import Dovecot
 from tests.peers.root import Host, missing
@@ -24,12 +24,12 @@ def shared() -> Iterator[Path]:
         yield Path(made)
 
 
-@pytest.fixture
-def host(shared: Path) -> Iterator[Host]:
-    """Debian 12 in namespaces of its own: no process and no mount of it is left afterwards."""
-    if reason := missing("bookworm"):
+@pytest.fixture(params=["bookworm", "trixie"])
+def host(shared: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """Debian 12 and 13 in namespaces of their own: no process and no mount is left afterwards."""
+    if reason := missing(request.param):
         pytest.skip(reason)
-    with Host("bookworm", shared) as running:
+    with Host(request.param, shared) as running:
         yield running
 
 
@@ -38,7 +38,9 @@ def dovecot(host: Host, shared: Path) -> Iterator[Dovecot]:
     """Dovecot with the shipped script and snippet."""
     (shared / "run").mkdir()
     host.path("/run/lmtp-atrest").symlink_to(shared / "run")
-    with Dovecot(host, shared, USERS, deploy(host)) as running:
+    prepared = Dovecot(host, shared, USERS)
+    deploy(prepared, *everything(prepared))
+    with prepared as running:
         yield running
 
 

@@ -1,8 +1,13 @@
 """A site that has deployed what is below `deploy/`: its people, and its Dovecot's settings."""
 
+import base64
+import hashlib
+import hmac
+import json
+import time
 from pathlib import Path
 
-from tests.peers.root import Host
+from tests.peers.dovecot import Dovecot
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
@@ -10,35 +15,33 @@ PASSWORD = "correct horse; battery\"staple' \\ {}%u ünïcödé"
 USERS = {ALICE: PASSWORD, BOB: "bob's own", CAROL: "changed at the site"}
 MESSAGE = b"From: eve@example.net\r\nSubject: canary-subject\r\n\r\ncanary-body\r\n"
 
-# More of what a site may have: mechanisms without a password, master users, tokens.
-EXTRA = """
-auth_mechanisms = plain login cram-md5 xoauth2
-auth_master_user_separator = *
-auth_debug = yes
-mail_debug = yes
-"""
-MASTER = """
-passdb {
-  driver = passwd-file
-  args = /etc/dovecot/masters
-  master = yes
-  result_success = continue
-}
-"""
-TOKENS = """
-passdb {
-  driver = static
-  mechanisms = xoauth2
-  args = nopassword=y
-  result_success = continue-ok
-  result_failure = return-fail
-}
-"""
 
-
-def deploy(host: Host, extra: str = EXTRA + MASTER + TOKENS) -> str:
+def deploy(dovecot: Dovecot, *extra: str) -> None:
     """Install script and snippet as the snippet says; the settings before it are the site's."""
+    host = dovecot.host
     host.write("/etc/dovecot/lmtp-atrest.lua", (DEPLOY / "dovecot/lmtp-atrest.lua").read_text())
     host.write("/etc/dovecot/masters", "boss:{PLAIN}master secret\n")
-    snippet = (DEPLOY / "dovecot/dovecot-2.3.conf").read_text()
-    return extra + snippet.replace("user = vmail", "user = mail")
+    snippet = (DEPLOY / f"dovecot/dovecot-{dovecot.version}.conf").read_text()
+    dovecot.conf = "".join(extra) + snippet.replace("user = vmail", "user = mail")
+
+
+def everything(dovecot: Dovecot) -> tuple[str, ...]:
+    """More of what a site may have: mechanisms without a password, master users, tokens."""
+    return dovecot.settings.debugging, dovecot.settings.masters, dovecot.settings.tokens
+
+
+def token(dovecot: Dovecot, name: str) -> str:
+    """An OAuth2 token that this Dovecot takes: 2.3's settings take any, 2.4 checks a JWT."""
+    key = b"known to Dovecot and to the identity provider"
+    path = "/etc/dovecot/oauth2-keys/default/HS256/default"
+    dovecot.host.write(path, base64.b64encode(key).decode())
+    now = int(time.time())
+    claims = {"sub": name, "iat": now - 60, "nbf": now - 60, "exp": now + 600}
+    parts = ({"alg": "HS256", "typ": "JWT"}, claims)
+    signed = ".".join(_base64url(json.dumps(part).encode()) for part in parts)
+    signature = hmac.digest(key, signed.encode(), hashlib.sha256)
+    return f"{signed}.{_base64url(signature)}"
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -16,14 +16,25 @@ from tests.peers.root import Host
 pytestmark = pytest.mark.peers
 
 # Only what the installed site has beside the snippet; the AtRest of these tests has no account.
-SHARED_NAMESPACE = """
+SHARED_NAMESPACE = {
+    "2.3": """
 namespace team {
   type = public
   prefix = team/
   separator = /
   location = maildir:/srv/team
 }
-"""
+""",
+    "2.4": """
+namespace team {
+  type = public
+  prefix = team/
+  separator = /
+  mail_driver = maildir
+  mail_path = /srv/team
+}
+""",
+}
 
 
 class CommandLine:
@@ -46,10 +57,9 @@ class CommandLine:
 def empty_site(host: Host, shared: Path) -> Iterator[tuple[Dovecot, CommandLine]]:
     (shared / "run").mkdir()
     host.path("/run/lmtp-atrest").symlink_to(shared / "run")
-    with (
-        Dovecot(host, shared, USERS, deploy(host, extra="")) as dovecot,
-        AtRest(shared, dovecot) as atrest,
-    ):
+    prepared = Dovecot(host, shared, USERS)
+    deploy(prepared)
+    with prepared as dovecot, AtRest(shared, dovecot) as atrest:
         yield dovecot, CommandLine(atrest, shared)
 
 
@@ -82,9 +92,9 @@ def test_an_account_is_added_encrypted_used_and_exported(
 def test_a_site_that_would_lose_mail_is_refused_with_the_way_out(
     host: Host, empty_site: tuple[Dovecot, CommandLine]
 ) -> None:
-    _, cli = empty_site
+    dovecot, cli = empty_site
     assert cli.run("account", "add", BOB).returncode == 0
-    host.write("/etc/dovecot/conf.d/98-team.conf", SHARED_NAMESPACE)
+    host.write("/etc/dovecot/conf.d/98-team.conf", SHARED_NAMESPACE[dovecot.version])
     refused = cli.run("account", "enable", BOB, secret=USERS[BOB])
     assert refused.returncode == 10
     assert "--accept shared-namespace" in refused.stderr

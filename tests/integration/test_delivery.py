@@ -145,8 +145,9 @@ def test_swaks_and_smtp_source_with_several_recipients(
     assert sent.exit_code == 0, sent.transcript
     assert sent.transcript.count("250 2.0.0") == 2
     source = ["-L", "-m", "20", "-s", "4", "-r", "5", "-l", "20000", "-f", "s@example.net"]
-    # smtp-source numbers its recipients downwards, and the last has no number.
-    names = [f"{number}u@example.org" for number in ("", 2, 3, 4, 5)]
+    # Where smtp-source puts the number of a recipient differs: 3.7 and 3.10.
+    old, new = ("u", "2u", "3u", "4u", "5u"), ("u0", "u1", "u2", "u3", "u4")
+    names = [f"{local}@example.org" for local in (old if host.suite == "bookworm" else new)]
     dovecot.users |= dict.fromkeys(names, "x")
     dovecot.write_users()
     time.sleep(1.1)  # a running Dovecot looks at its passwd-file once a second
@@ -236,5 +237,5 @@ def test_the_canary_stands_nowhere_on_disk(
 
 def test_doveadm_still_lists_all_users(dovecot: Dovecot, atrest: AtRest) -> None:
     assert set(dovecot.doveadm("user", "*").split()) == set(USERS)
-    assert "mail_crypt_global_public_key" in dovecot.doveadm("user", ALICE)
+    assert "crypt_global_public_key" in dovecot.doveadm("user", ALICE)
     assert "private_key" not in dovecot.doveadm("user", ALICE)

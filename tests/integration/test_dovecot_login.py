@@ -1,4 +1,4 @@
-"""The shipped Lua script and snippet in Debian's Dovecot 2.3: who gets keys, who is told why not.
+"""The shipped Lua script and snippets in Dovecot 2.3 and 2.4: who gets keys, who is told why not.
 
 Each trap of Dovecot's auth stack that was measured has a test here. What reached the unlock
 service is read off its log, which has a line for each login of an encrypted account.
@@ -7,10 +7,11 @@ service is read off its log, which has a line for each login of an encrypted acc
 import base64
 import poplib
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.site import ALICE, BOB, CAROL, MESSAGE, PASSWORD, USERS
+from tests.integration.site import ALICE, BOB, CAROL, MESSAGE, PASSWORD, USERS, token
 from tests.peers.atrest import AtRest
 from tests.peers.dovecot import Dovecot, Imap
 from tests.peers.root import Host
@@ -75,8 +76,8 @@ def test_no_secret_is_in_any_log_with_all_debugging_on(dovecot: Dovecot, atrest:
     secret = base64.b64encode(PASSWORD.encode()).decode()
     for text in (PASSWORD, PASSWORD[:14], secret, USERS[CAROL]):
         assert text not in log + atrest.log()
-    passwords = re.findall(r"private_key_password=(\S+)", log)
-    assert set(passwords) <= {"<hidden>"}
+    passwords = re.findall(r"private_key[^ \t=]*_password=(\S+)", log)
+    assert set(passwords) == {"<hidden>"}
 
 
 def test_a_master_user_is_told_why_not(dovecot: Dovecot, atrest: AtRest) -> None:
@@ -104,8 +105,11 @@ def test_an_oauth_token_of_an_encrypted_user_is_told_why_not(
         dovecot.imap() as client,
         pytest.raises(Imap.error, match="has to send the password itself"),
     ):
-        xoauth2(client, ALICE, "a.token")
-    assert "a.token" not in atrest.log()
+        xoauth2(client, ALICE, token(dovecot, ALICE))
+    with dovecot.imap() as client:
+        xoauth2(client, BOB, token(dovecot, BOB))
+    for part in token(dovecot, ALICE).split("."):
+        assert part not in atrest.log()
 
 
 def test_pop3_reads_too(dovecot: Dovecot, atrest: AtRest) -> None:
@@ -134,8 +138,9 @@ def test_without_the_service_nobody_gets_in_and_mail_waits(
     dovecot: Dovecot, atrest: AtRest
 ) -> None:
     atrest.stop()
-    for name in (ALICE, BOB):
-        assert "UNAVAILABLE" in refusal(dovecot, name, USERS[name])
+    with ThreadPoolExecutor() as logins:
+        said = list(logins.map(lambda name: refusal(dovecot, name, USERS[name]), (ALICE, BOB)))
+    assert ["UNAVAILABLE" in text for text in said] == [True, True]
     assert "cannot connect" in dovecot.log()
     atrest.start()
     dovecot.login(ALICE, PASSWORD).logout()

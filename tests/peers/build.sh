@@ -1,8 +1,8 @@
 #!/bin/bash
 # Builds the roots in which tests run real mail servers: var/peers/<suite>, by debootstrap.
 #
-#   sudo make peers                          the suites that the tests need (bookworm)
-#   sudo tests/peers/build.sh bookworm trixie
+#   sudo make peers                          the suites that the tests need (Debian 12 and 13)
+#   sudo tests/peers/build.sh trixie
 #
 # Nothing but debootstrap is ever installed on the host: Postfix and Exim exclude each other as
 # packages, and installed servers start at once on all interfaces. A finished root carries a stamp
@@ -98,4 +98,5 @@ trap 'status=$?; trap - ERR; tail -n 5 "${log:-/dev/null}" >&3; exit $status' ER
 exec 9>"$roots/lock"
 flock 9 # a second build waits instead of working in the same place
 want_debootstrap
-for suite in "${@:-bookworm}"; do build "$suite"; done
+[ $# -gt 0 ] || set -- bookworm trixie
+for suite in "$@"; do build "$suite"; done

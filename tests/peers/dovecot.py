@@ -1,4 +1,4 @@
-"""Debian's Dovecot with its stock configuration, on free ports, in a `Host`."""
+"""Debian's Dovecot, 2.3 or 2.4, with its stock configuration, on free ports, in a `Host`."""
 
 import imaplib
 import re
@@ -7,67 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.peers.dovecot_settings import SETTINGS
 from tests.peers.root import Host, attempts, free_ports, wait_for_port
-
-# Read last by Debian's dovecot.conf. Clear text and 127.0.0.1 only: tests log in as clients do
-# behind a TLS proxy. The socket in the shared directory is what lmtp-atrest asks who exists.
-LOCAL = """
-protocols = imap pop3 lmtp
-listen = 127.0.0.1
-ssl = no
-disable_plaintext_auth = no
-auth_failure_delay = 0
-login_trusted_networks =
-log_path = {log}
-mail_location = maildir:~/Maildir
-mail_home = {mail}/%u
-mail_uid = mail
-mail_gid = mail
-first_valid_uid = 8
-service imap-login {{
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service pop3-login {{
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-  inet_listener pop3s {{
-    port = 0
-  }}
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    port = {lmtp}
-  }}
-}}
-service auth {{
-  unix_listener {sockets}/auth-userdb {{
-    mode = 0600
-    user = mail
-  }}
-  inet_listener {{
-    address = 127.0.0.1
-    port = {auth}
-  }}
-}}
-"""
-
-# The site's own passwords, where the test brings no stacking of its own.
-SITE_USERS = """
-passdb {
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u /etc/dovecot/users
-}
-userdb {
-  driver = passwd-file
-  args = username_format=%u /etc/dovecot/users
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +22,19 @@ class Ports:
 
 
 class Dovecot:
-    """One Dovecot 2.3; mail under `<tmp>/mail/<user>/Maildir`, owned by the user mail.
+    """The host's Dovecot; mail under `<tmp>/mail/<user>/Maildir`, owned by the user mail.
 
     `users` are the site's accounts with their passwords. `conf` replaces the site's passdb and
     userdb; its `/etc/dovecot/users` are the same accounts.
     """
 
     def __init__(
-        self, host: Host, tmp: Path, users: dict[str, str], conf: str = SITE_USERS
+        self, host: Host, tmp: Path, users: dict[str, str], conf: str | None = None
     ) -> None:
-        self.host, self.users, self.conf = host, dict(users), conf
+        self.host, self.users = host, dict(users)
+        self.version = "2.3" if host.suite == "bookworm" else "2.4"
+        self.settings = SETTINGS[self.version]
+        self.conf = self.settings.site_users if conf is None else conf
         self.mail, self.log_path, self.sockets = tmp / "mail", tmp / "dovecot.log", tmp / "sockets"
         self.ports = Ports(*free_ports(4))
 
@@ -105,7 +49,7 @@ class Dovecot:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.host.run("doveadm", "stop", check=False)
+        """It ends with the host's namespace; `doveadm stop` would wait a second."""
 
     def _no_system_passwords(self) -> None:
         """What an administrator does first: PAM out, for the site has users of its own."""
@@ -114,7 +58,7 @@ class Dovecot:
 
     def local(self) -> str:
         """Return the settings that only a test needs."""
-        return LOCAL.format(
+        return self.settings.local.format(
             log=self.log_path,
             mail=self.mail,
             sockets=self.sockets,
