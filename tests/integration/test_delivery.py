@@ -145,14 +145,14 @@ def test_swaks_and_smtp_source_with_several_recipients(
     assert sent.exit_code == 0, sent.transcript
     assert sent.transcript.count("250 2.0.0") == 2
     source = ["-L", "-m", "20", "-s", "4", "-r", "5", "-l", "20000", "-f", "s@example.net"]
-    # Where smtp-source puts the number of a recipient differs: 3.7 and 3.10.
-    old, new = ("u", "2u", "3u", "4u", "5u"), ("u0", "u1", "u2", "u3", "u4")
+    # smtp-source 3.7 numbers the recipients of a message, 3.10 those of all messages on and on.
+    old, new = ("u", "2u", "3u", "4u", "5u"), [f"u{number}" for number in range(100)]
     names = [f"{local}@example.org" for local in (old if host.suite == "bookworm" else new)]
     dovecot.users |= dict.fromkeys(names, "x")
     dovecot.write_users()
     time.sleep(1.1)  # a running Dovecot looks at its passwd-file once a second
     smtp_source(host, *source, "-t", "u@example.org", port=atrest.port)
-    assert [len(dovecot.files(name)) for name in names] == [20] * 5
+    assert {len(dovecot.files(name)) for name in names} == {100 // len(names)}
 
 
 def test_every_kind_of_message_comes_back_as_it_was(dovecot: Dovecot, atrest: AtRest) -> None:
