@@ -16,13 +16,31 @@ USERS = {ALICE: PASSWORD, BOB: "bob's own", CAROL: "changed at the site"}
 MESSAGE = b"From: eve@example.net\r\nSubject: canary-subject\r\n\r\ncanary-body\r\n"
 
 
-def deploy(dovecot: Dovecot, *extra: str) -> None:
-    """Install script and snippet as the snippet says; the settings before it are the site's."""
+def deploy(dovecot: Dovecot, *extra: str, storage: str = "maildir:~/Maildir") -> None:
+    """Install script and snippet as the snippet says; the settings before it are the site's.
+
+    `storage` is a mail location of 2.3; what it says is written into each version's places.
+    """
     host = dovecot.host
-    host.write("/etc/dovecot/lmtp-atrest.lua", (DEPLOY / "dovecot/lmtp-atrest.lua").read_text())
-    host.write("/etc/dovecot/masters", "boss:{PLAIN}master secret\n")
+    script = (DEPLOY / "dovecot/lmtp-atrest.lua").read_text()
     snippet = (DEPLOY / f"dovecot/dovecot-{dovecot.version}.conf").read_text()
-    dovecot.conf = "".join(extra) + snippet.replace("user = vmail", "user = mail")
+    host.write("/etc/dovecot/masters", "boss:{PLAIN}master secret\n")
+    driver, _, path = storage.partition(":")
+    script = _edited(script, 'MAIL_LOCATION = "maildir:~/Maildir"', f'MAIL_LOCATION = "{storage}"')
+    snippet = _edited(snippet, "    user = vmail", "    user = mail")
+    if dovecot.version == "2.4":
+        snippet = _edited(snippet, "mail_driver = maildir", f"mail_driver = {driver}")
+        snippet = _edited(snippet, "_path = ~/Maildir", f"_path = {path}")
+        if driver != "maildir":
+            snippet = _edited(snippet, f"mail_inbox_path = {path}", "mail_inbox_path =")
+    host.write("/etc/dovecot/lmtp-atrest.lua", script)
+    dovecot.conf = f"mail_location = {storage}\n" if dovecot.version == "2.3" else ""
+    dovecot.conf += "".join(extra) + snippet
+
+
+def _edited(text: str, shipped: str, own: str) -> str:
+    assert shipped in text, shipped
+    return text.replace(shipped, own)
 
 
 def everything(dovecot: Dovecot) -> tuple[str, ...]:

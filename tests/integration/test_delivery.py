@@ -49,9 +49,8 @@ def to_dovecot(dovecot: Dovecot) -> dict[str, str]:
 @pytest.fixture
 def postfix(host: Host, shared: Path, dovecot: Dovecot, atrest: AtRest) -> Iterator[Postfix]:
     """All mail of example.org goes to lmtp-atrest, by the shipped snippet."""
-    with Postfix(host, shared, {"virtual_mailbox_domains": "example.org"}) as running:
-        running.append(snippet("all.cf", atrest))
-        running.restart()
+    domains = {"virtual_mailbox_domains": "example.org"}
+    with Postfix(host, shared, domains, snippet("all.cf", atrest)) as running:
         yield running
 
 

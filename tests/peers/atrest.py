@@ -101,7 +101,7 @@ class AtRest:
             },
         }
 
-    def add(self, name: str, password: str | None = None) -> str:
+    def add(self, name: str, password: str | None = None, curve: Curve = Curve.PRIME256V1) -> str:
         """Add an account before the start, encrypted if a password is given; its id."""
         key = SiteKey.load(self.config.site.key)
         with site.stores(self.config) as opened:
@@ -110,7 +110,7 @@ class AtRest:
                 Vaults(opened.vaults),
                 Pins(opened.pins),
                 key,
-                Settings(Curve.PRIME256V1, MEMORY_FLOOR, PASSES_FLOOR),
+                Settings(curve, MEMORY_FLOOR, PASSES_FLOOR),
             )
             home = str(self.dovecot.mail / name)
             account_id = accounts.add([name], home, f"{home}/Maildir").account_id
@@ -138,8 +138,9 @@ class AtRest:
         command = [*for_all_users(stash), sys.executable, *serve]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for_port(self.port, self.log_path)
-        roles = () if only else ("dovecot", "admin")
+        if not only or "lmtp" in only:
+            wait_for_port(self.port, self.log_path)
+        roles = ("dovecot", "admin") if not only or "unlock" in only else ()
         sockets = [self.run / f"unlock/{role}.sock" for role in roles]
         for _ in attempts("the sockets of the unlock service", log=self.log_path):
             if all(path.is_socket() for path in sockets):

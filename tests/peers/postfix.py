@@ -30,10 +30,13 @@ SETTINGS = {
 
 
 class Postfix:
-    """One Postfix; `main` adds to or replaces main.cf. Its services stay in Debian's chroot."""
+    """One Postfix; `main` adds to or replaces main.cf, `snippet` is appended to it as it stands.
 
-    def __init__(self, host: Host, tmp: Path, main: Mapping[str, str]) -> None:
-        self.host, self.tmp, self.main = host, tmp, dict(main)
+    Its services stay in Debian's chroot.
+    """
+
+    def __init__(self, host: Host, tmp: Path, main: Mapping[str, str], snippet: str = "") -> None:
+        self.host, self.tmp, self.main, self.snippet = host, tmp, dict(main), snippet
         self.log_path = tmp / "postfix.log"
         (self.port,) = free_ports(1)
 
@@ -45,11 +48,12 @@ class Postfix:
         # logging without a syslog daemon
         self.host.run("postconf", "-M", "postlog/unix-dgram=postlog unix-dgram n - n - 1 postlogd")
         self.configure(**{k: v.format(tmp=self.tmp) for k, v in SETTINGS.items()}, **self.main)
+        self.append(self.snippet)
         self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.host.run("postfix", "stop", check=False)
+        """It ends with the host's namespace; `postfix stop` would wait a second."""
 
     def configure(self, **settings: str) -> None:
         """Set main.cf settings; a running Postfix needs `restart`."""
