@@ -281,8 +281,15 @@ class Evict(Section):
 
     socket: AbsolutePath | None = Path("/run/lmtp-atrest/evict/evict.sock")
     peers: tuple[str, ...] = ("root", "lmtp-atrest")
-    who: str = "doveadm -f tab who {name}"
+    who: str = "doveadm -f tab who"
     end: str = "doveadm kick {name}"
+
+    @model_validator(mode="after")
+    def _name_in_end_only(self) -> "Evict":
+        if "{name}" in self.who or "{name}" not in self.end:
+            message = "who lists all sessions; {name} stands in end, and there only"
+            raise ValueError(message)
+        return self
 
 
 class Unlock(Section):
@@ -295,6 +302,7 @@ class Unlock(Section):
     on_mismatch: Literal["refuse", "let-in-closed"] = "refuse"
     cache: Literal["ram", "none"] = "ram"
     cache_root: AbsolutePath = Path("/dev/shm/lmtp-atrest")  # noqa: S108 - RAM is the point
+    cache_limit: Size = 1 << 30
     temp_dir: AbsolutePath = Path("/dev/shm")  # noqa: S108 - RAM is the point
     trusted_sources: tuple[str, ...] = ()
     evict: Evict = Evict()

@@ -204,6 +204,20 @@ class End:
     account: str
 
 
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Ask the evict helper which accounts have an index cache in RAM, after this id."""
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Ask the evict helper to remove an account's index cache."""
+
+    account: str
+
+
 DovecotRequest: TypeAlias = Login | AppLogin | Lookup
 ReaderRequest: TypeAlias = Open | Keys | Unwrap | Renew | Lock
 AdminRequest: TypeAlias = (
@@ -218,7 +232,7 @@ AdminRequest: TypeAlias = (
     | AccountAlias
     | AccountRemove
 )
-EvictRequest: TypeAlias = Who | End
+EvictRequest: TypeAlias = Who | End | Caches | Forget
 Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | EvictRequest
 
 _D = frozenset({Role.DOVECOT, Role.ADMIN})
@@ -247,6 +261,8 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "account-remove": (AccountRemove, _A),
     "who": (Who, _E),
     "end": (End, _E),
+    "caches": (Caches, _E),
+    "forget": (Forget, _E),
 }
 _OPERATION_NAMES = {kind: name for name, (kind, _) in OPERATIONS.items()}
 

@@ -142,6 +142,22 @@ class Service:
             log.info("vault reached its age", account=vault.account_id)
             await self.evictor.end(vault.names, vault.account_id)
 
+    async def forget_unused_caches(self) -> None:
+        """Remove what lies in RAM of accounts whose vault is closed and that nobody is in."""
+        if self.config.cache == "ram":
+            await self.evictor.forget_unused(self._names_if_closed)
+
+    async def _names_if_closed(self, account_id: str) -> tuple[str, ...] | None:
+        if self.vaults.is_open(account_id, self.now()):
+            return None
+        try:
+            record = await asyncio.to_thread(self.accounts.record_by_id, account_id)
+        except Alarm as error:
+            # Whose cache it is cannot be told; to lose one costs a session some seconds.
+            alarm("unlock", "cache of an account that does not verify", cause=str(error))
+            return ()
+        return record.names if record else ()
+
     def wipe(self) -> None:
         """Forget all vault keys and marks, at the end of the process."""
         self.vaults.wipe()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from lmtp_atrest.accounts import Accounts
 from lmtp_atrest.config import Config
@@ -18,6 +18,7 @@ from lmtp_atrest.unlock.service import Service
 log = logger("unlock")
 
 EXPIRY_SECONDS = 5.0
+TIDY_SECONDS = 60.0
 ROLES = (Role.DOVECOT, Role.READER, Role.ADMIN)
 
 
@@ -45,7 +46,10 @@ async def serve(
         hardening_missing=hardening_missing,
     )
     servers = build_servers(config, service)
-    expiring = asyncio.create_task(_expire(service))
+    chores = (
+        asyncio.create_task(_repeat(service.expire, EXPIRY_SECONDS)),
+        asyncio.create_task(_repeat(service.forget_unused_caches, TIDY_SECONDS)),
+    )
     try:
         for server in servers:
             server.start()
@@ -55,9 +59,10 @@ async def serve(
         await stopping.wait()
     finally:
         await asyncio.gather(*(server.stop() for server in servers))
-        expiring.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await expiring
+        for chore in chores:
+            chore.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await chore
         service.wipe()
         if isinstance(directory, DovecotDirectory):
             await directory.close()
@@ -105,7 +110,11 @@ def _directory(config: Config) -> Directory:
     return KeystoreDirectory()
 
 
-async def _expire(service: Service) -> None:
+async def _repeat(chore: Callable[[], Awaitable[None]], seconds: float) -> None:
     while True:
-        await asyncio.sleep(EXPIRY_SECONDS)
-        await service.expire()
+        await asyncio.sleep(seconds)
+        try:
+            await chore()
+        except Exception as error:
+            # One that ended would never expire a vault again; the text may name what it held.
+            log.error("chore failed", error=type(error).__name__)

@@ -100,6 +100,11 @@ class OpenVaults:
             return None
         return vault
 
+    def is_open(self, account_id: str, now: float) -> bool:
+        """True while the account has an open vault, whatever its record says by now."""
+        vault = self._open.get(account_id)
+        return vault is not None and not self._expired(vault, now)
+
     def use(self, vault: OpenVault, now: float) -> None:
         """Note that somebody was there."""
         vault.used = now

@@ -24,12 +24,20 @@ def shared() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.fixture
+def ram() -> Iterator[Path]:
+    """The same in RAM, for Dovecot's index caches."""
+    with tempfile.TemporaryDirectory(prefix="peers-", dir="/dev/shm") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @pytest.fixture(params=["bookworm", "trixie"])
-def host(shared: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
+def host(shared: Path, ram: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
     """Debian 12 and 13 in namespaces of their own: no process and no mount is left afterwards."""
     if reason := missing(request.param):
         pytest.skip(reason)
-    with Host(request.param, shared) as running:
+    with Host(request.param, shared, ram) as running:
         yield running
 
 

@@ -63,6 +63,7 @@ class AtRest:
         self.shared, self.dovecot = shared, dovecot
         (self.port,) = free_ports(1)
         self.run, self.state = shared / "run", shared / "state"
+        self.caches = dovecot.host.shared[-1] / "caches"
         self.log_path, self.config_path = shared / "serve.log", shared / "lmtp-atrest.yaml"
         self.config_path.write_text(yaml.safe_dump(self._settings(unlock)))
         self.config_path.chmod(0o644)
@@ -90,11 +91,11 @@ class AtRest:
                 "user": UNLOCK_USER,
                 "sockets": str(self.run / "unlock"),
                 "peers": {"dovecot": ["root"], "reader": ["root"], "admin": ["root"]},
-                "cache_root": str(self.shared / "ram"),
+                "cache_root": str(self.caches),
                 "evict": {
                     "socket": str(self.run / "evict/evict.sock"),
                     "peers": [UNLOCK_USER],
-                    "who": f"{doveadm} -f tab who {{name}}",
+                    "who": f"{doveadm} -f tab who",
                     "end": f"{doveadm} kick {{name}}",
                 },
                 **unlock,

@@ -99,7 +99,7 @@ def test_roles_are_as_the_design_says() -> None:
     by_role = {role: {name for name, (_, r) in OPERATIONS.items() if role in r} for role in Role}
     assert by_role[Role.DOVECOT] == {"login", "app-login", "lookup"}
     assert by_role[Role.READER] == {"open", "keys", "unwrap", "renew", "lock"}
-    assert by_role[Role.EVICT] == {"who", "end"}
+    assert by_role[Role.EVICT] == {"who", "end", "caches", "forget"}
     assert by_role[Role.ADMIN] == set(OPERATIONS) - by_role[Role.EVICT]
 
 
