@@ -95,7 +95,7 @@ def test_exim_starts_beside_postfix_and_routes_to_lmtp(host: Host, shared: Path)
     (lmtp,) = free_ports(1)
     with Exim(host, shared, lmtp) as exim:
         assert "Exim version 4." in exim.run("-bV")
-        assert "transport = atrest" in exim.run("-bt", "alice@example.org")
+        assert "transport = lmtp_atrest" in exim.run("-bt", "alice@example.org")
         exim.run("-i", "alice@example.org", stdin=MESSAGE)
         end = time.monotonic() + 10
         while "Connection refused" not in exim.log() and time.monotonic() < end:
