@@ -104,6 +104,7 @@ class Lmtp(Section):
     transaction_timeout: Duration = 3600
     recipient_delimiter: str = Field(default="+", max_length=1)
     folder_style: Literal["maildir++", "fs"] = "maildir++"
+    folder_names: Literal["utf-7", "utf-8"] = "utf-7"
     header_rules: tuple[HeaderRule, ...] = (
         HeaderRule(header="X-Spam-Flag", value="YES", folder="Junk"),
     )
@@ -169,6 +170,7 @@ class Directory(Section):
     source: Literal["dovecot", "keystore"] = "dovecot"
     socket: AbsolutePath = Path("/run/dovecot/auth-userdb")
     doveconf: str | None = "doveconf -n"
+    readers: tuple[Literal["2.3", "2.4"], ...] = ()
 
 
 class Mail(Section):
@@ -177,13 +179,24 @@ class Mail(Section):
     root: AbsolutePath = Path("/var/vmail")
     home: str = "{root}/{user}"
     path: str = "{home}/Maildir"
+    inbox: str = "{maildir}"
     unknown_recipients: Literal["defer", "reject", "deliver"] = "defer"
+    delivered_by: Literal["lmtp-atrest", "dovecot"] = "lmtp-atrest"
+    shared_roots: tuple[AbsolutePath, ...] = ()
 
     @field_validator("path")
     @classmethod
     def _path(cls, value: str) -> str:
         if not value.startswith("{home}") or ".." in value.split("/"):
             message = "starts with {home} and stays below it"
+            raise ValueError(message)
+        return value
+
+    @field_validator("inbox")
+    @classmethod
+    def _inbox(cls, value: str) -> str:
+        if not re.fullmatch(r"\{(home|maildir)\}(/[^{}]+)?", value) or ".." in value.split("/"):
+            message = "starts with {maildir} or {home} and stays below it"
             raise ValueError(message)
         return value
 
@@ -211,6 +224,11 @@ class Mail(Section):
     def maildir(self, home: str) -> str:
         """The Maildir of the account whose home directory this is."""
         return os.path.normpath(self.path.replace("{home}", home))
+
+    def inbox_of(self, home: str, maildir: str) -> str:
+        """Where INBOX lies of the account with this home directory and Maildir."""
+        word, _, rest = self.inbox.partition("}")
+        return os.path.normpath((home if word == "{home" else maildir) + rest)
 
 
 class NamesSection(Section):

@@ -47,6 +47,7 @@ RESTART_SECONDS = 1.0
 STOP_SECONDS = 35.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+ALL_SERVICES = {"lmtp-atrest": ("unlock", "evict", "lmtp"), "dovecot": ("unlock", "evict")}
 # See errors.py: faults that another try will not mend.
 FINAL = (UsageError.exit_code, ConfigError.exit_code)
 
@@ -64,7 +65,7 @@ class Service:
 
 def serve(config: Config, only: Sequence[str] = ()) -> int:
     """Run the services until SIGTERM; the exit code. `only` picks some of lmtp, unlock, evict."""
-    wanted = only or ("unlock", "evict", "lmtp")
+    wanted = only or ALL_SERVICES[config.mail.delivered_by]
     services: list[Service] = []
     if "unlock" in wanted:
         services.append(Service("unlock", lambda: run_unlock(config), config.unlock.user))

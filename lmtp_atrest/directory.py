@@ -7,7 +7,8 @@ a directory that is away must not bounce mail. Nothing here decides how mail is 
 import asyncio
 import contextlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,12 +25,13 @@ _FROM_WIRE = {"1": "\x01", "t": "\t", "r": "\r", "n": "\n", "0": "\0"}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the directory knows of an address: the user's own name, home and ids."""
+    """What the directory knows of an address: the user's own name, home, ids, and all it said."""
 
     name: str
     home: str
     uid: str = ""
     gid: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Directory(Protocol):
@@ -169,7 +171,11 @@ def _understand(fields: list[str]) -> Found | None:
         raise TemporaryFailure(message)
     values = dict(field.partition("=")[::2] for field in rest[1:])
     return Found(
-        rest[0], values.get("home", ""), uid=values.get("uid", ""), gid=values.get("gid", "")
+        rest[0],
+        values.get("home", ""),
+        uid=values.get("uid", ""),
+        gid=values.get("gid", ""),
+        fields=values,
     )
 
 

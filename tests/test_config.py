@@ -103,3 +103,16 @@ def test_a_name_becomes_a_home_only_if_it_is_a_harmless_component(
     template: str, name: str, home: str | None
 ) -> None:
     assert config.parse(f'mail: {{home: "{template}"}}').mail.home_of(name) == home
+
+
+@pytest.mark.parametrize(
+    ("template", "inbox"),
+    [
+        ("{maildir}", "/srv/a/Maildir"),
+        ("{maildir}/.INBOX", "/srv/a/Maildir/.INBOX"),
+        ("{home}/inbox", "/srv/a/inbox"),
+    ],
+)
+def test_inbox_is_the_maildir_or_lies_below_it_or_the_home(template: str, inbox: str) -> None:
+    mail = config.parse(f'mail: {{inbox: "{template}"}}').mail
+    assert mail.inbox_of("/srv/a", "/srv/a/Maildir") == inbox

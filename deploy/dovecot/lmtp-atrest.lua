@@ -9,7 +9,8 @@
 
 local SOCKET = "/run/lmtp-atrest/unlock/dovecot.sock"
 -- On 2.3 only: Dovecot's own mail_location once more, with all it says after the path (LAYOUT,
--- INBOX, INDEX, UTF-8), for there the index cache can only be moved together with it.
+-- INBOX, INDEX, UTF-8), for there the index cache can only be moved together with it. %u, %n and %d
+-- are filled in here as there. %h is not known yet: write ~.
 local MAIL_LOCATION = "maildir:~/Maildir"
 
 -- ---- talking to the unlock service: one JSON object a line, see docs/unlock-protocol.md
@@ -99,7 +100,8 @@ local function public_settings(reply, request)
   elseif is_24(request) then
     settings.mail_cache_path = reply.cache_dir
   else
-    settings.mail = MAIL_LOCATION .. ":INDEXCACHE=" .. reply.cache_dir
+    -- Dovecot would take the % words of a user's own `mail` as they stand, and for all users alike.
+    settings.mail = request:var_expand(MAIL_LOCATION) .. ":INDEXCACHE=" .. reply.cache_dir
   end
   return settings
 end

@@ -29,6 +29,7 @@ COMMANDS = {
     "message": "message",
     "keystore": "service",
     "site-key": "service",
+    "doctor": "doctor",
     "demo": "demo",
 }
 

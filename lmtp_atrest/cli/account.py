@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from lmtp_atrest import dovecot
 from lmtp_atrest.cli.terminal import (
     config_option,
     json_option,
@@ -17,8 +16,10 @@ from lmtp_atrest.cli.terminal import (
     when,
 )
 from lmtp_atrest.config import Config
-from lmtp_atrest.crypto.publickey import Curve
 from lmtp_atrest.directory import DovecotDirectory, Found
+from lmtp_atrest.doctor import refusals
+from lmtp_atrest.doctor.facts import User, collect
+from lmtp_atrest.dovecot import named_maildir
 from lmtp_atrest.errors import NotFound, UsageError, WrongState
 from lmtp_atrest.names import Names
 from lmtp_atrest.unlock.client import SyncClient
@@ -55,23 +56,26 @@ def account() -> None:
 @json_option
 def add(config: Config, address: str, home: str, maildir: str, as_json: bool) -> None:
     """Make a plain account. Its mail is delivered as it is until `account enable`."""
-    home = home or _home_by_dovecot(config, address)
+    if not home:
+        home, named = _places_by_dovecot(config, address)
+        maildir = maildir or named
     _print_changed(ask(config, AccountAdd(address, home, maildir)), as_json)
 
 
-def _home_by_dovecot(config: Config, address: str) -> str:
-    """The home that Dovecot gives this user; empty where Dovecot is not the directory.
+def _places_by_dovecot(config: Config, address: str) -> tuple[str, str]:
+    """Home and Maildir that Dovecot gives this user; empty where it is not the directory.
 
     Asked from here, as root: Dovecot answers others only about users of their own uid.
     """
     if config.directory.source != "dovecot":
-        return ""
+        return "", ""
     name = Names(config.names, config.lmtp.recipient_delimiter).canonical(address)
     found = asyncio.run(_ask_dovecot(config, name))
     if found is None:
         message = f"Dovecot does not know {name}"
         raise NotFound(message)
-    return found.home or config.mail.home_of(name) or ""
+    home = found.home or config.mail.home_of(name) or ""
+    return home, named_maildir(name, home, found.fields) or ""
 
 
 async def _ask_dovecot(config: Config, name: str) -> Found | None:
@@ -131,7 +135,7 @@ def enable(
     The password is the one the user logs in with. Returns after the barrier: from then on nothing
     is stored plain. There is no way back into the mail without the password.
     """
-    _check_site(config, accept)
+    _check_site(config, address, accept)
     secret = read_secret(password_fd, f"The password of {address}", twice=True)
     reply = ask(config, AccountEnable(address, secret))
     _print_changed(reply, as_json)
@@ -140,13 +144,12 @@ def enable(
         note(f"IMAP sessions that may still run without the key: {remaining}")
 
 
-def _check_site(config: Config, accept: tuple[str, ...]) -> None:
-    """WrongState where the site's Dovecot could not read what we would write."""
-    if config.directory.source != "dovecot" or config.directory.doveconf is None:
-        return
-    doveconf = dovecot.read_doveconf(config.directory.doveconf)
-    found = dovecot.refusals(doveconf, Curve(config.atrest.curve))
-    lines = [f"{r.name}: {r.reason}\n  {r.way_out}" for r in found if r.name not in accept]
+def _check_site(config: Config, address: str, accept: tuple[str, ...]) -> None:
+    """WrongState where the site would lose, hide or store in clear what we encrypt."""
+    shown = ask(config, AccountShow(address)).fields
+    user = User(shown["names"][0], shown["home"], shown["maildir"])
+    found = refusals(collect(config, [user]))
+    lines = [f"{f.name}: {f.meaning}\n  {f.way_out}" for f in found if f.name not in accept]
     if lines:
         raise WrongState("\n".join(lines))
 

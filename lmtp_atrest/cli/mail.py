@@ -30,8 +30,7 @@ from lmtp_atrest.config import Config
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.dcrypt_header import is_sealed
 from lmtp_atrest.errors import AtRestError, Damaged, NotFound, UsageError, WrongState
-from lmtp_atrest.maildir import FolderStyle, Maildir, MessageFile
-from lmtp_atrest.maildir.names import folder_directories
+from lmtp_atrest.maildir import Layout, Maildir, MessageFile
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import SocketUnwrap, SyncClient
 from lmtp_atrest.unlock.protocol import AccountShow, Open, Role
@@ -45,6 +44,7 @@ class Mailbox:
 
     address: str
     maildir: Path
+    inbox: Path
     token: str
 
 
@@ -67,7 +67,8 @@ def open_mailbox(config: Config, client: SyncClient, address: str, secret: Secre
     if reply.result != "opened":
         message = f"{address} is not encrypted: its mail can be read as it is"
         raise WrongState(message)
-    return Mailbox(address, Path(shown["maildir"]), str(reply["token"]))
+    inbox = config.mail.inbox_of(shown["home"], shown["maildir"])
+    return Mailbox(address, Path(shown["maildir"]), Path(inbox), str(reply["token"]))
 
 
 def read_mailbox(config: Config, client: SyncClient, mailbox: Mailbox) -> Iterator[StoredMessage]:
@@ -83,8 +84,13 @@ def _messages(
     config: Config, client: SyncClient, mailbox: Mailbox
 ) -> Iterator[tuple[MessageFile, StoredMessage | AtRestError]]:
     unwrap = SocketUnwrap(client, mailbox.token)
-    style = config.lmtp.folder_style
-    with Maildir.open(config.mail.root, mailbox.maildir, create=False, style=style) as maildir:
+    with Maildir.open(
+        config.mail.root,
+        mailbox.maildir,
+        create=False,
+        inbox=mailbox.inbox,
+        layout=Layout.of(config.lmtp),
+    ) as maildir:
         for file in maildir.walk():
             try:
                 yield file, _read(file, unwrap)
@@ -247,12 +253,8 @@ class _MaildirCopy:
 
     def add(self, message: StoredMessage) -> None:
         # A name that no folder can have, whoever made that directory, goes to INBOX.
-        folder = self._target.joinpath(
-            *(
-                folder_directories(message.folder.replace("/", "."), FolderStyle.MAILDIR_PLUS_PLUS)
-                or ()
-            )
-        )
+        candidates = Layout().candidates(message.folder)
+        folder = self._target.joinpath(*(candidates[0] if candidates else ()))
         self._make(folder)
         path = folder / message.subdirectory / message.name
         with path.open("xb") as file:

@@ -21,6 +21,7 @@ from lmtp_atrest.delivery.trouble import report
 from lmtp_atrest.delivery.unclear import UnclearEnds
 from lmtp_atrest.directory import Directory
 from lmtp_atrest.keystore.records import Records
+from lmtp_atrest.maildir import Layout
 from lmtp_atrest.names import Address, Names
 
 __all__ = ["Client", "Delivery", "Recipient", "Refused", "Reply", "Transaction", "reply_for"]
@@ -47,7 +48,7 @@ class Delivery:
         )
         self._storage = Storage(
             config.mail.root,
-            config.lmtp.folder_style,
+            Layout.of(config.lmtp),
             config.lmtp.header_rules,
             config.atrest.pbkdf2_rounds,
         )

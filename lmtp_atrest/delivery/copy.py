@@ -15,7 +15,7 @@ from lmtp_atrest.delivery.recipients import Recipient, Recipients
 from lmtp_atrest.delivery.trace import header_values, without_return_path
 from lmtp_atrest.delivery.unclear import Entry
 from lmtp_atrest.errors import WrongState
-from lmtp_atrest.maildir import Maildir, NewMessage, StorageFailure
+from lmtp_atrest.maildir import Layout, Maildir, NewMessage, StorageFailure
 from lmtp_atrest.maildir.names import base_of, with_sizes
 
 
@@ -24,14 +24,17 @@ class Storage:
     """Where and how copies are stored, by the configuration."""
 
     root: Path
-    folder_style: str
+    layout: Layout
     header_rules: tuple[HeaderRule, ...]
     rounds: int
     swept: set[Path] = field(default_factory=set)
 
-    def open(self, path: Path) -> Maildir:
-        """The Maildir at this path, made if missing; the first time, swept of our stale files."""
-        maildir = Maildir.open(self.root, path, create=True, style=self.folder_style)
+    def open(self, recipient: Recipient) -> Maildir:
+        """The recipient's Maildir, made if missing; the first time, swept of our stale files."""
+        path = recipient.maildir
+        maildir = Maildir.open(
+            self.root, path, create=True, inbox=recipient.inbox, layout=self.layout
+        )
         if path not in self.swept:
             self.swept.add(path)
             with suppress(StorageFailure):  # the next process tries again
@@ -58,7 +61,7 @@ class StoredCopy:
         may raise.
         """
         self.recipient = self._recipients.fresh(self.recipient)
-        with self._storage.open(self.recipient.maildir) as maildir:
+        with self._storage.open(self.recipient) as maildir:
             self._pin(maildir)
             if self.recipient.public_key is not None:
                 self._sealer = Sealer(self.recipient.public_key, self._storage.rounds)
@@ -111,7 +114,7 @@ class StoredCopy:
 
     def became_mail(self, name: str) -> bool:
         """Whether an earlier try, killed before it could say so, left this message."""
-        with self._storage.open(self.recipient.maildir) as maildir:
+        with self._storage.open(self.recipient) as maildir:
             base = base_of(name)
             there = any(base_of(file.name) == base for file in maildir.walk())
         if there:

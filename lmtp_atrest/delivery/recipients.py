@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lmtp_atrest import dovecot
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import SignedRecord, SitePublic, State, check_pin
@@ -47,6 +48,7 @@ class Recipient:
     address: Address
     names: tuple[str, ...]
     maildir: Path
+    inbox: Path
     folder: str | None
     account: SignedRecord | None
     public_key: PublicKey | None
@@ -115,8 +117,9 @@ class Recipients:
         for name, folder in candidates.items():
             signed = self._records.by_name(name)
             if signed is not None:
-                path = Path(signed.record.maildir)
-                return self._checked(address, (name,), path, folder, signed, read_at)
+                record = signed.record
+                places = self._places(record.home, record.maildir)
+                return self._checked(address, (name,), places, folder, signed, read_at)
         return None
 
     async def _of_directory(
@@ -145,12 +148,16 @@ class Recipients:
         if home is None or not home.startswith("/"):
             message = f"neither the directory nor mail.home gives a home for {own}"
             raise TemporaryFailure(message)
-        path = Path(self._config.mail.maildir(home))
+        named = dovecot.named_maildir(own, home, user.fields)
+        places = self._places(home, named or self._config.mail.maildir(home))
         all_names = tuple(dict.fromkeys((*names, own)))
         read_at = self._clock()
         return await self._in_thread(
-            lambda: self._checked(address, all_names, path, folder, None, read_at)
+            lambda: self._checked(address, all_names, places, folder, None, read_at)
         )
+
+    def _places(self, home: str, maildir: str) -> tuple[Path, Path]:
+        return Path(maildir), Path(self._config.mail.inbox_of(home, maildir))
 
     def _unknown(self, name: str) -> Found:
         """What the site chose for an address that nobody knows."""
@@ -167,19 +174,18 @@ class Recipients:
         self,
         address: Address,
         names: tuple[str, ...],
-        path: Path,
+        places: tuple[Path, Path],
         folder: str | None,
         signed: SignedRecord | None,
         read_at: float,
     ) -> Recipient:
-        due = check_pin(signed, self._pin(path), self._site, self._records.by_id)
+        due = check_pin(signed, self._pin(places[0]), self._site, self._records.by_id)
         key = _public_key(signed)
-        return Recipient(address, names, path, folder, signed, key, due, read_at)
+        return Recipient(address, names, *places, folder, signed, key, due, read_at)
 
     def _pin(self, path: Path) -> bytes | None:
         try:
-            style = self._config.lmtp.folder_style
-            with Maildir.open(self._config.mail.root, path, create=False, style=style) as maildir:
+            with Maildir.open(self._config.mail.root, path, create=False) as maildir:
                 return maildir.pin()
         except NotFound:
             return None
@@ -197,9 +203,10 @@ class Recipients:
         if _account_id(signed) != _account_id(recipient.account):
             message = "the name belongs to another account now"
             raise Changed(message)
-        path = Path(signed.record.maildir) if signed else recipient.maildir
-        old = recipient
-        return self._checked(old.address, old.names, path, old.folder, signed, read_at)
+        old, places = recipient, (recipient.maildir, recipient.inbox)
+        if signed is not None:
+            places = self._places(signed.record.home, signed.record.maildir)
+        return self._checked(old.address, old.names, places, old.folder, signed, read_at)
 
     def still_plain(self, recipient: Recipient) -> "PlainWindow":
         """The last look before a plain message counts, and how long it holds."""

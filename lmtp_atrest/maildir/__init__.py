@@ -5,13 +5,15 @@ Knows nothing of encryption or accounts: bytes come in and lie safely, or an err
 
 from lmtp_atrest.maildir.deliver import NewMessage
 from lmtp_atrest.maildir.filesystem import DiskFull, OverQuota, StorageFailure, UnsafePath
+from lmtp_atrest.maildir.layout import FolderNames, FolderStyle, Layout
 from lmtp_atrest.maildir.mailbox import PIN_NAME, Maildir, MessageFile
-from lmtp_atrest.maildir.names import FolderStyle
 
 __all__ = [
     "PIN_NAME",
     "DiskFull",
+    "FolderNames",
     "FolderStyle",
+    "Layout",
     "Maildir",
     "MessageFile",
     "NewMessage",

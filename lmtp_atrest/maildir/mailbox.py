@@ -1,10 +1,12 @@
 """A Maildir: opened without following links, with its folders, its pin and its stale files."""
 
+import errno
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,18 +22,10 @@ from lmtp_atrest.maildir.filesystem import (
     UnsafePath,
     storage_errors,
 )
-from lmtp_atrest.maildir.names import (
-    MAX_DEPTH,
-    SUBDIRECTORIES,
-    FolderStyle,
-    base_of,
-    flags_of,
-    folder_directories,
-    folder_name,
-    is_own_name,
-    unique_name,
-)
+from lmtp_atrest.maildir.layout import SUBDIRECTORIES, Directories, Layout
+from lmtp_atrest.maildir.names import base_of, flags_of, is_own_name, unique_name
 
+USUAL_LAYOUT = Layout()
 PIN_NAME = "lmtp-atrest.pin"
 PIN_LIMIT = 64 * 1024
 # A file younger than this may be between its creation and its lock.
@@ -62,14 +56,25 @@ class MessageFile:
 class Maildir:
     """One user's Maildir by descriptor; close it, or use `with`.
 
-    Whoever holds it reads and writes below the directory it was opened as. Synchronous: calls
+    It holds the pin and the folders; INBOX is itself, or lies elsewhere below the mail root.
+    Whoever holds it reads and writes below the directories it was opened as. Synchronous: calls
     belong in a thread. Faults are `StorageFailure` and its subclasses.
     """
 
-    def __init__(self, directory: OpenDirectory, place: str, style: FolderStyle) -> None:
+    def __init__(
+        self,
+        directory: OpenDirectory,
+        inbox: OpenDirectory | None,
+        layout: Layout,
+        path: Path,
+        inbox_path: Path,
+    ) -> None:
         self._directory = directory
-        self._place = place
-        self._style = style
+        self._inbox = inbox
+        self._layout = layout
+        self._place = str(path)
+        inside = inbox_path.is_relative_to(path)
+        self._inbox_below = inbox_path.relative_to(path).parts if inside else None
 
     @classmethod
     def open(
@@ -78,34 +83,37 @@ class Maildir:
         path: Path,
         *,
         create: bool,
-        style: str = FolderStyle.MAILDIR_PLUS_PLUS,
+        inbox: Path | None = None,
+        layout: Layout = USUAL_LAYOUT,
         fs: Filesystem | None = None,
     ) -> "Maildir":
-        """Open the Maildir `path`, which lies below the mail root.
+        """Open the Maildir `path`, which lies below the mail root, as `inbox` does if it is given.
 
         The root may be a symbolic link, nothing below it. `create` makes what is missing below the
         root (never the root: it may be a disk that is not mounted), durably before this returns.
         Raises `NotFound` without `create`, `UnsafePath`, `StorageFailure`.
         """
-        parts = _parts_below(root, path)
+        inbox_path = inbox or path
         filesystem = fs or Filesystem()
-        with storage_errors(f"mail root {root}"):
-            fd = filesystem.open(str(root), DIRECTORY & ~os.O_NOFOLLOW)
-        try:
-            with storage_errors(str(path)):
-                directory = _descend(OpenDirectory(filesystem, fd), parts, create=create)
-                if create:
-                    _make_subdirectories(directory)
-        except StorageFailure as error:
-            if isinstance(error.__cause__, FileNotFoundError) and not create:
-                message = f"no Maildir {path}"
-                raise NotFound(message) from error
-            raise
-        return cls(directory, str(path), FolderStyle(style))
+        with ExitStack() as undo:
+            opened = undo.enter_context(_open_below(root, path, filesystem, create=create))
+            found: OpenDirectory | None = opened
+            if inbox_path != path:
+                found = None
+                with suppress(NotFound):  # there may be folders all the same, and a pin
+                    found = _open_below(root, inbox_path, filesystem, create=create)
+                    undo.enter_context(found)
+            if create and found is not None:
+                with storage_errors(str(inbox_path)):
+                    _make_subdirectories(found)
+            undo.pop_all()
+        return cls(opened, found, layout, path, inbox_path)
 
     def close(self) -> None:
         """Give the descriptor back; messages being written keep their own."""
         self._directory.close()
+        if self._inbox is not None:
+            self._inbox.close()
 
     def __enter__(self) -> "Maildir":
         return self
@@ -118,25 +126,26 @@ class Maildir:
 
         A folder exists if it has tmp/, new/ and cur/, reached without a link.
         """
-        directories = folder_directories(name, self._style)
-        if directories is None:
-            return None
         with storage_errors(self._place):
-            folder = self._open_folder(directories)
-        if folder is None:
-            return None
-        folder.close()
-        return folder_name(directories, self._style)
+            for directories in self._layout.candidates(name):
+                if folder := self._open_folder(directories):
+                    folder.close()
+                    return self._layout.name_of(directories)
+        return None
 
     def create(self, folder: str | None = None, host: str | None = None) -> NewMessage:
         """Begin a message in the folder if it exists, else, or for None, in INBOX."""
-        directories = folder_directories(folder, self._style) if folder else ()
         with storage_errors(self._place):
-            opened = self._open_folder(directories) if directories else None
-        if opened is None:
-            return NewMessage(self._directory, self._place, host)
-        with opened:
-            return NewMessage(opened, self._place, host)
+            for directories in self._layout.candidates(folder) if folder else ():
+                if directories and (opened := self._open_folder(directories)):
+                    with opened:
+                        return NewMessage(opened, self._place, host)
+            return NewMessage(self._inbox_there(), self._place, host)
+
+    def _inbox_there(self) -> OpenDirectory:
+        if self._inbox is None:
+            raise FileNotFoundError(errno.ENOENT, "INBOX is missing")
+        return self._inbox
 
     def pin(self) -> bytes | None:
         """The pinned record, None if there is none. Raises `StorageFailure` if it is no pin."""
@@ -159,7 +168,8 @@ class Maildir:
             message = f"a pin of {len(document)} bytes"
             raise StorageFailure(message)
         name = unique_name()
-        with storage_errors(self._place), self._directory.child("tmp") as tmp:
+        # INBOX is the one folder that is there for certain; swept like all its tmp/.
+        with storage_errors(self._place), self._inbox_there().child("tmp") as tmp:
             try:
                 self._write_file(tmp, name, document)
                 tmp.fs.rename(name, tmp.fd, PIN_NAME, self._directory.fd)
@@ -186,12 +196,9 @@ class Maildir:
         new/ is listed before cur/ and a message found in both is given once, as in cur/: a client
         that reads while we walk hides no message from us.
         """
-        for directories in self._folders(()):
-            with storage_errors(self._place):
-                folder = self._open_folder(directories)
-            if folder is not None:
-                with folder:
-                    yield from self._messages(folder, folder_name(directories, self._style))
+        for shown, folder in self._open_folders():
+            with folder:
+                yield from self._messages(folder, shown)
 
     def _messages(self, folder: OpenDirectory, shown: str) -> Iterator[MessageFile]:
         with folder.child("new") as new, folder.child("cur") as cur:
@@ -203,27 +210,36 @@ class Maildir:
                         found[base_of(name)] = file
             yield from (found[base] for base in sorted(found))
 
-    def _folders(self, outer: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        """Directories that may be folders; `_open_folder` says which are."""
-        yield outer
-        dotted = self._style is FolderStyle.MAILDIR_PLUS_PLUS
-        if len(outer) == (1 if dotted else MAX_DEPTH):
+    def _open_folders(self) -> Iterator[tuple[str, OpenDirectory]]:
+        """Every folder with its name for people, INBOX first; the caller closes it.
+
+        Where INBOX lies elsewhere, what lies in the Maildir itself is no folder of Dovecot's. It
+        counts as INBOX here: somebody delivered it while the settings said something else.
+        """
+        stray = () if self._inbox is self._directory else ((self._directory, ()),)
+        below = ((self._directory, directories) for directories in self._folders(()))
+        for start, directories in itertools.chain(((self._inbox, ()),), stray, below):
+            with storage_errors(self._place):
+                folder = _folder(start, directories)
+            if folder is not None:
+                yield self._layout.name_of(directories), folder
+
+    def _folders(self, outer: Directories) -> Iterator[Directories]:
+        """Directories that may be folders; `_folder` says which are."""
+        if len(outer) == self._layout.depth:
             return
         with storage_errors(self._place):
             directory = _descend_or_none(self._directory, outer)
             names = directory.names() if directory else []
             if directory:
                 directory.close()
-        for name in names:
-            if name.startswith(".") == dotted and name not in SUBDIRECTORIES:
-                yield from self._folders((*outer, name))
+        for name in filter(self._layout.may_be_folder, names):
+            if (*outer, name) != self._inbox_below:
+                yield (*outer, name)
+            yield from self._folders((*outer, name))
 
-    def _open_folder(self, directories: tuple[str, ...]) -> OpenDirectory | None:
-        folder = _descend_or_none(self._directory, directories)
-        if folder is not None and not _is_folder(folder):
-            folder.close()
-            return None
-        return folder
+    def _open_folder(self, directories: Directories) -> OpenDirectory | None:
+        return _folder(self._directory if directories else self._inbox, directories)
 
     def sweep_tmp(self, host: str | None = None) -> int:
         """Remove what dead processes of this host left in tmp/; says how many files.
@@ -233,13 +249,10 @@ class Maildir:
         do not work, after 36 hours.
         """
         count = 0
-        for directories in self._folders(()):
-            with storage_errors(self._place):
-                folder = self._open_folder(directories)
-                if folder is not None:
-                    with folder, folder.child("tmp") as tmp:
-                        own = [name for name in tmp.names() if is_own_name(name, host)]
-                        count += sum(_sweep(tmp, name) for name in own)
+        for _, folder in self._open_folders():
+            with storage_errors(self._place), folder, folder.child("tmp") as tmp:
+                own = [name for name in tmp.names() if is_own_name(name, host)]
+                count += sum(_sweep(tmp, name) for name in own)
         return count
 
 
@@ -248,6 +261,20 @@ def _parts_below(root: Path, path: Path) -> tuple[str, ...]:
         message = f"{path} does not lie below the mail root {root}"
         raise UnsafePath(message)
     return path.relative_to(root).parts
+
+
+def _open_below(root: Path, path: Path, fs: Filesystem, *, create: bool) -> OpenDirectory:
+    parts = _parts_below(root, path)
+    with storage_errors(f"mail root {root}"):
+        fd = fs.open(str(root), DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        with storage_errors(str(path)):
+            return _descend(OpenDirectory(fs, fd), parts, create=create)
+    except StorageFailure as error:
+        if isinstance(error.__cause__, FileNotFoundError) and not create:
+            message = f"no Maildir {path}"
+            raise NotFound(message) from error
+        raise
 
 
 def _descend(start: OpenDirectory, parts: tuple[str, ...], *, create: bool) -> OpenDirectory:
@@ -266,6 +293,15 @@ def _descend_or_none(start: OpenDirectory, parts: tuple[str, ...]) -> OpenDirect
         return _descend(copy, parts, create=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _folder(start: OpenDirectory | None, directories: Directories) -> OpenDirectory | None:
+    """The folder below `start`, None where there is none, or one without its subdirectories."""
+    folder = start and _descend_or_none(start, directories)
+    if folder is not None and not _is_folder(folder):
+        folder.close()
+        return None
+    return folder
 
 
 def _is_folder(folder: OpenDirectory) -> bool:

@@ -7,21 +7,30 @@ from pathlib import Path
 import pytest
 
 from lmtp_atrest.errors import NotFound
-from lmtp_atrest.maildir import PIN_NAME, Maildir, StorageFailure, UnsafePath, mailbox
+from lmtp_atrest.maildir import (
+    PIN_NAME,
+    FolderStyle,
+    Layout,
+    Maildir,
+    StorageFailure,
+    UnsafePath,
+    mailbox,
+)
 from lmtp_atrest.maildir.names import unique_name
 from tests.maildir.faulty import FaultyFilesystem
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("bob", "bob/.Junk", "bob/.a.b", "bob/Junk", "bob/a/b"):
+    for folder in ("bob", "bob/.Junk", "bob/.a.b", "bob/Junk", "bob/a/b", "bob/x.y"):
         for name in ("tmp", "new", "cur"):
             (tmp_path / folder / name).mkdir(parents=True)
     return tmp_path
 
 
 def bob(root: Path, style: str = "maildir++") -> Maildir:
-    return Maildir.open(root, root / "bob", create=False, style=style)
+    layout = Layout(FolderStyle(style))
+    return Maildir.open(root, root / "bob", create=False, layout=layout)
 
 
 def delivered_to(root: Path, folder: str, style: str) -> str:
@@ -37,14 +46,18 @@ def delivered_to(root: Path, folder: str, style: str) -> str:
         ("maildir++", "Junk", ".Junk"),
         ("maildir++", "a.b", ".a.b"),
         ("maildir++", "a", "."),
-        ("maildir++", "a/b", "."),
+        ("maildir++", "a/b", ".a.b"),
+        ("maildir++", "x.y", "."),
         ("maildir++", "inbox", "."),
         ("maildir++", "Nowhere", "."),
         ("maildir++", "../../etc", "."),
         ("fs", "Junk", "Junk"),
         ("fs", "a.b", "a/b"),
         ("fs", "a", "."),
-        ("fs", ".Junk", "."),
+        ("fs", "a/b", "a/b"),
+        ("fs", "x.y", "x.y"),
+        ("fs", "x/y", "."),
+        ("fs", ".Junk", ".Junk"),
         ("fs", "cur", "."),
         ("fs", "\0", "."),
     ],
@@ -224,10 +237,17 @@ def test_walk_of_layout_fs_passes_over_a_directory_removed_meanwhile(root: Path)
 
 
 def test_walk_of_layout_fs(root: Path) -> None:
-    put(root, "new/1", "Junk/cur/2:2,S", "a/b/new/3", ".Junk/new/4")
+    put(root, "new/1", "Junk/cur/2:2,S", "a/b/new/3", ".Junk/new/4", "x.y/new/5")
     with bob(root, "fs") as maildir:
         found = [(m.folder, m.name) for m in maildir.walk()]
-    assert found == [("INBOX", "1"), ("Junk", "2:2,S"), ("a/b", "3")]
+    # Dovecot lists a folder whose name begins with a dot, and one with a dot in it.
+    assert found == [
+        ("INBOX", "1"),
+        (".Junk", "4"),
+        ("Junk", "2:2,S"),
+        ("a/b", "3"),
+        ("x.y", "5"),
+    ]
 
 
 def test_walk_gives_a_message_that_is_just_being_read_once_as_in_cur(root: Path) -> None:
@@ -259,6 +279,64 @@ def test_walk_passes_over_a_folder_removed_meanwhile(root: Path) -> None:
             names.append(message.name)
             (root / "bob/.Junk").rename(root / "gone") if message.name == "1" else None
     assert names == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("style", "inbox", "folder"),
+    [
+        ("maildir++", "dora/Maildir/.INBOX", ".Junk"),
+        ("maildir++", "dora/inbox", ".Junk"),
+        ("fs", "dora/Maildir/INBOX", "Junk"),
+        ("fs", "dora/Maildir/.INBOX", "INBOX/Junk"),
+    ],
+)
+def test_inbox_elsewhere_holds_what_goes_to_no_folder(
+    tmp_path: Path, style: str, inbox: str, folder: str
+) -> None:
+    path, inbox_path = tmp_path / "dora/Maildir", tmp_path / inbox
+
+    def opened(*, create: bool) -> Maildir:
+        layout = Layout(FolderStyle(style))
+        return Maildir.open(tmp_path, path, create=create, inbox=inbox_path, layout=layout)
+
+    with pytest.raises(NotFound):
+        opened(create=False)
+    path.mkdir(parents=True)
+    with opened(create=False) as maildir:
+        assert maildir.pin() is None
+        assert list(maildir.walk()) == []
+        with pytest.raises(StorageFailure, match="INBOX is missing"):
+            maildir.create()
+    for name in ("tmp", "new", "cur"):
+        (path / folder / name).mkdir(parents=True)
+    where = folder.removeprefix(".")
+    with opened(create=True) as maildir:
+        maildir.write_pin(b"pin")
+        assert maildir.find_folder("inbox") == "INBOX"
+        assert maildir.find_folder(where) == where
+        for target in (None, where, "Nowhere"):
+            with maildir.create(target) as message:
+                message.commit(0, 0)
+        assert [message.folder for message in maildir.walk()] == ["INBOX", "INBOX", where]
+        assert maildir.pin() == b"pin"
+    assert len(list((inbox_path / "new").iterdir())) == 2
+    assert not list((inbox_path / "tmp").iterdir())
+    assert not (path / "tmp").exists()
+
+
+def test_what_was_stored_before_inbox_moved_is_still_found(root: Path) -> None:
+    put(root, "new/1", ".Junk/new/2")
+    inbox = root / "bob/.INBOX"
+    with Maildir.open(root, root / "bob", create=True, inbox=inbox) as maildir:
+        assert [(m.folder, m.name) for m in maildir.walk()] == [("INBOX", "1"), ("Junk", "2")]
+
+
+def test_inbox_outside_the_root_or_behind_a_link_is_refused(root: Path, tmp_path: Path) -> None:
+    (root / "bob/.INBOX").symlink_to(root / "bob/.Junk")
+    for inbox in (Path("/var/mail/bob"), root / "bob/.INBOX"):
+        for create in (True, False):
+            with pytest.raises(UnsafePath):
+                Maildir.open(root, root / "bob", create=create, inbox=inbox)
 
 
 def age(path: Path, seconds: float) -> None:

@@ -59,18 +59,27 @@ def for_all_users(stash: Path) -> list[str]:
 class AtRest:
     """One running lmtp-atrest, which asks a Dovecot who exists and ends sessions there."""
 
-    def __init__(self, shared: Path, dovecot: Dovecot, **unlock: Any) -> None:
+    def __init__(
+        self,
+        shared: Path,
+        dovecot: Dovecot,
+        lmtp: dict[str, Any] | None = None,
+        mail: dict[str, Any] | None = None,
+        **unlock: Any,
+    ) -> None:
         self.shared, self.dovecot = shared, dovecot
         (self.port,) = free_ports(1)
         self.run, self.state = shared / "run", shared / "state"
         self.caches = dovecot.host.shared[-1] / "caches"
         self.log_path, self.config_path = shared / "serve.log", shared / "lmtp-atrest.yaml"
-        self.config_path.write_text(yaml.safe_dump(self._settings(unlock)))
+        self.config_path.write_text(yaml.safe_dump(self._settings(lmtp or {}, mail or {}, unlock)))
         self.config_path.chmod(0o644)
         self.config = config_module.load(self.config_path)
         site.initialise(self.config)
 
-    def _settings(self, unlock: dict[str, Any]) -> dict[str, Any]:
+    def _settings(
+        self, lmtp: dict[str, Any], mail: dict[str, Any], unlock: dict[str, Any]
+    ) -> dict[str, Any]:
         doveadm = self.dovecot.host.script(self.shared / "doveadm", "doveadm")
         return {
             "lmtp": {
@@ -78,9 +87,10 @@ class AtRest:
                 "workers": 1,
                 "user": MAIL_USER,
                 "unclear_ends": str(self.run / "lmtp"),
+                **lmtp,
             },
             "directory": {"socket": str(self.dovecot.sockets / "auth-userdb"), "doveconf": None},
-            "mail": {"root": str(self.dovecot.mail)},
+            "mail": {"root": str(self.dovecot.mail), **mail},
             "keystore": {
                 name: f"sqlite:///{self.state / group / name}.db"
                 for name, group in (("records", "records"), ("vaults", "v"), ("pins", "v"))
@@ -102,7 +112,13 @@ class AtRest:
             },
         }
 
-    def add(self, name: str, password: str | None = None, curve: Curve = Curve.PRIME256V1) -> str:
+    def add(
+        self,
+        name: str,
+        password: str | None = None,
+        curve: Curve = Curve.PRIME256V1,
+        maildir: Path | None = None,
+    ) -> str:
         """Add an account before the start, encrypted if a password is given; its id."""
         key = SiteKey.load(self.config.site.key)
         with site.stores(self.config) as opened:
@@ -114,7 +130,8 @@ class AtRest:
                 Settings(curve, MEMORY_FLOOR, PASSES_FLOOR),
             )
             home = str(self.dovecot.mail / name)
-            account_id = accounts.add([name], home, f"{home}/Maildir").account_id
+            path = str(maildir or f"{home}/Maildir")
+            account_id = accounts.add([name], home, path).account_id
             if password is not None:
                 accounts.enable(name, Secret(password.encode()))
         return account_id
