@@ -29,7 +29,7 @@ from lmtp_atrest.config import Config, Listener
 from lmtp_atrest.crypto.publickey import Curve
 from lmtp_atrest.crypto.records import SiteKey, SitePublic
 from lmtp_atrest.delivery import Delivery
-from lmtp_atrest.directory import Directory, DovecotDirectory, KeystoreDirectory
+from lmtp_atrest.directory import directory_of
 from lmtp_atrest.errors import AtRestError, ConfigError, UsageError
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
@@ -122,13 +122,6 @@ def run_unlock(config: Config) -> None:
 def run_evict(config: Config) -> None:
     """The root helper that ends IMAP sessions."""
     asyncio.run(_until_told(lambda stop: evict.serve_evict(config, stop)))
-
-
-def directory_of(config: Config) -> Directory:
-    """Who exists, by the configuration's word."""
-    if config.directory.source == "dovecot":
-        return DovecotDirectory(config.directory.socket)
-    return KeystoreDirectory()
 
 
 async def _until_told(service: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+from lmtp_atrest.config import Config
 from lmtp_atrest.errors import TemporaryFailure
 from lmtp_atrest.telemetry import logger
 
@@ -98,6 +99,19 @@ class DovecotDirectory:
         """Close the kept connection; look-ups under way fail as temporary trouble."""
         if self._connection is not None:
             await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+
+def directory_of(config: Config) -> Directory:
+    """Who exists, by the configuration's word."""
+    if config.directory.source == "dovecot":
+        return DovecotDirectory(config.directory.socket)
+    return KeystoreDirectory()
 
 
 class _Connection:

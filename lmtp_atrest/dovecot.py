@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lmtp_atrest.errors import TemporaryFailure
@@ -38,6 +38,11 @@ class Block:
     def get(self, key: str, default: str = "") -> str:
         """A setting of this block."""
         return self.settings.get(key, default)
+
+    @property
+    def shared(self) -> bool:
+        """True for a namespace whose folders several users read."""
+        return self.get("type") in ("shared", "public")
 
     @property
     def driver(self) -> str:
@@ -89,10 +94,6 @@ class Doveconf:
     def protocols(self) -> set[str]:
         """The protocols that Dovecot serves; empty where the output does not say."""
         return _changed(set(), self.root, "protocols")
-
-    def blocks(self, kind: str) -> list[Block]:
-        """All blocks of a kind, however deep they stand."""
-        return [block for block in _walk(self.root) if block.kind == kind]
 
     def _protocol_blocks(self, protocol: str) -> list[Block]:
         # 2.3 has `protocol imap` and `protocol !imap`; 2.3 also lists several in one name.
@@ -225,12 +226,6 @@ def _names_protocol(name: str, protocol: str) -> bool:
     if name.startswith("!"):
         return protocol != name[1:].strip()
     return protocol in name.split()
-
-
-def _walk(block: Block) -> Iterator[Block]:
-    for inner in block.blocks:
-        yield inner
-        yield from _walk(inner)
 
 
 def _unquoted(text: str) -> str:

@@ -30,7 +30,8 @@ def test_blocks_stand_in_order_with_their_settings() -> None:
     assert [block.driver for block in old.root.of("userdb")] == ["prefetch", "lua", "passwd-file"]
     assert [block.name for block in new.root.of("userdb")] == ["prefetch", "lmtp-atrest", "site"]
     assert [block.driver for block in printed("debian-13").root.of("passdb")] == ["pam"]
-    assert {"mode": "0600", "user": "mail"} in [b.settings for b in old.blocks("unix_listener")]
+    inner = [b for service in old.root.of("service") for b in service.of("unix_listener")]
+    assert {"mode": "0600", "user": "mail"} in [block.settings for block in inner]
     assert old.protocols() == new.protocols() == {"imap", "pop3", "lmtp"}
     assert printed("debian-13").protocols() == {"imap", "lmtp", "pop3"}
     broken = Doveconf.parse("}\nnonsense\na = 1\n}\n")

@@ -79,11 +79,8 @@ def _places_by_dovecot(config: Config, address: str) -> tuple[str, str]:
 
 
 async def _ask_dovecot(config: Config, name: str) -> Found | None:
-    directory = DovecotDirectory(config.directory.socket)
-    try:
+    async with DovecotDirectory(config.directory.socket) as directory:
         return await directory.lookup(name)
-    finally:
-        await directory.close()
 
 
 @account.command("list")

@@ -27,6 +27,11 @@ class User:
     maildir: str
     answer: Found | None = None
 
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What the user database gives beside home and ids; nothing where it did not answer."""
+        return self.answer.fields if self.answer else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -74,11 +79,8 @@ def collect(config: Config, users: Sequence[User] = ()) -> Facts:
 async def _completed(config: Config, users: Sequence[User]) -> tuple[User, ...]:
     if config.directory.source != "dovecot":
         return tuple(users)
-    directory = DovecotDirectory(config.directory.socket)
-    try:
+    async with DovecotDirectory(config.directory.socket) as directory:
         return tuple([await _complete(directory, user) for user in users])
-    finally:
-        await directory.close()
 
 
 async def _complete(directory: DovecotDirectory, user: User) -> User:

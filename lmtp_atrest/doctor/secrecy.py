@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmtp_atrest.doctor.facts import OUR_SCRIPT, Facts, script_path
 from lmtp_atrest.doctor.findings import Finding, problem, refusal, warning
-from lmtp_atrest.dovecot import Block, Doveconf
+from lmtp_atrest.dovecot import Doveconf
 
 HOME_WORD = re.compile(r"%L?h|%\{\s*home\s*\}")
 IN_RAM = ("tmpfs", "ramfs")
@@ -138,7 +138,8 @@ def script(facts: Facts) -> Iterator[Finding]:
 def _location(doveconf: Doveconf, constants: Mapping[str, str]) -> Iterator[Finding]:
     """On 2.3 the index cache goes to RAM by a location of the script's own, for logins too."""
     location = doveconf.get("mail_location")
-    own = [b for b in doveconf.root.of("namespace") if b.get("location") and not _shared(b)]
+    # Shared ones are refused as such.
+    own = [b for b in doveconf.root.of("namespace") if b.get("location") and not b.shared]
     for namespace in own:
         yield refusal(
             "namespace-location",
@@ -163,18 +164,13 @@ def _location(doveconf: Doveconf, constants: Mapping[str, str]) -> Iterator[Find
         )
 
 
-def _shared(namespace: Block) -> bool:
-    """Those are refused as such."""
-    return namespace.get("type") in ("shared", "public")
-
-
 def own_location(facts: Facts) -> Iterator[Finding]:
     """A userdb with a `mail` field of its own: on 2.3 it wins, and the cache falls on the disk."""
     if not facts.cache_in_location:
         return
     in_cache = f"INDEXCACHE={facts.config.unlock.cache_root}"
     for user in facts.users:
-        mail = user.answer.fields.get("mail", "") if user.answer else ""
+        mail = user.fields.get("mail", "")
         if mail and in_cache not in mail:
             yield refusal(
                 "user-location",

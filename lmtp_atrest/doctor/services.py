@@ -113,11 +113,8 @@ def look_up(path: Path, name: str) -> str:
     """Ask for one name; empty where there was an answer, "not found" included."""
 
     async def ask() -> Found | None:
-        asked = DovecotDirectory(path, GREETING_SECONDS)
-        try:
+        async with DovecotDirectory(path, GREETING_SECONDS) as asked:
             return await asked.lookup(name)
-        finally:
-            await asked.close()
 
     try:
         asyncio.run(ask())

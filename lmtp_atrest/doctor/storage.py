@@ -1,7 +1,7 @@
 """Where mail lies and in what form: whether Dovecot sees what is stored, and nobody else's breaks.
 
-Every fact behind a refusal was measured on Dovecot 2.3.19 and 2.4.1; tests/integration/
-test_refusals.py shows it on both.
+What is refused was measured on Dovecot 2.3.19 and 2.4.1; tests/integration/test_refusals.py
+shows most of it, on each version that it concerns.
 """
 
 import os
@@ -21,8 +21,8 @@ def mailbox_format(facts: Facts) -> Iterator[Finding]:
     if facts.doveconf is None:
         return
     # What the user database says of a user comes before what the configuration says.
-    said = [user.answer.fields for user in facts.users if user.answer] or [{}]
-    inboxes = sorted({inbox_place(facts.doveconf, fields).driver for fields in said})
+    known = [user for user in facts.users if user.answer] or [ANYBODY]
+    inboxes = sorted({_place_of(facts.doveconf, user).driver for user in known})
     if "mbox" in inboxes or any(place.driver == "mbox" for place in places(facts.doveconf)):
         yield refusal(
             "mbox",
@@ -60,7 +60,7 @@ def _inbox_of(facts: Facts, doveconf: Doveconf, user: User) -> Iterator[Finding]
     place = _place_of(doveconf, user)
     if place.driver != "maildir":
         return  # said of the format
-    maildir = user.maildir or facts.config.mail.maildir(user.home)
+    maildir = _maildir(facts, user)
     ours = facts.config.mail.inbox_of(user.home, maildir)
     seen = _filled_in(doveconf, user, place.inbox)
     who = "new accounts" if user is ANYBODY else user.name
@@ -95,16 +95,19 @@ def _inbox_of(facts: Facts, doveconf: Doveconf, user: User) -> Iterator[Finding]
         )
 
 
+def _maildir(facts: Facts, user: User) -> str:
+    return user.maildir or facts.config.mail.maildir(user.home)
+
+
 def _place_of(doveconf: Doveconf, user: User) -> Place:
-    return inbox_place(doveconf, user.answer.fields if user.answer else {})
+    return inbox_place(doveconf, user.fields)
 
 
 def _filled_in(doveconf: Doveconf, user: User, template: str) -> str | None:
     """A path of Dovecot's for this user, with the home that Dovecot gives."""
     home = user.home
     if user is not ANYBODY:  # else templates are compared, not one home with another
-        fields = user.answer.fields if user.answer else {}
-        home = home_of(doveconf, user.name, fields, user.home)
+        home = home_of(doveconf, user.name, user.fields, user.home)
     return expand(template, user.name, home)
 
 
@@ -136,7 +139,7 @@ def folders(facts: Facts) -> Iterator[Finding]:
         )
     for user in facts.users or (ANYBODY,):
         path = _filled_in(facts.doveconf, user, _place_of(facts.doveconf, user).path)
-        maildir = user.maildir or facts.config.mail.maildir(user.home)
+        maildir = _maildir(facts, user)
         if path is not None and not _same(path, maildir):
             yield warning(
                 "folders-elsewhere",
@@ -149,7 +152,7 @@ def folders(facts: Facts) -> Iterator[Finding]:
 def namespaces(facts: Facts) -> Iterator[Finding]:
     """Folders that users share, where one encrypted user's mail is unreadable to the others."""
     blocks = facts.doveconf.root.of("namespace") if facts.doveconf else []
-    shared = [b for b in blocks if b.get("type") in ("shared", "public") and not _disabled(b)]
+    shared = [block for block in blocks if block.shared and not _disabled(block)]
     if shared:
         prefixes = ", ".join(block.get("prefix") or block.name for block in shared)
         yield refusal(

@@ -58,8 +58,11 @@ def remove_all_caches(root: Path) -> None:
 def account_ids(root: Path) -> list[str]:
     """The accounts that have a cache, sorted."""
     with _opened(root) as directory:
-        names = os.listdir(directory) if directory is not None else []  # noqa: PTH208
-    return sorted(name for name in names if ACCOUNT_ID.fullmatch(name))
+        return _account_ids(directory) if directory is not None else []
+
+
+def _account_ids(directory: int) -> list[str]:
+    return sorted(filter(ACCOUNT_ID.fullmatch, os.listdir(directory)))
 
 
 def keep_below(root: Path, limit: int) -> list[str]:
@@ -81,7 +84,7 @@ def keep_below(root: Path, limit: int) -> list[str]:
 
 def _measured(root: Path) -> Iterator[Cache]:
     with _opened(root) as directory:
-        for account_id in account_ids(root) if directory is not None else ():
+        for account_id in _account_ids(directory) if directory is not None else ():
             size, written = 0, 0.0
             for _, _, names, fd in os.fwalk(account_id, dir_fd=directory):
                 for status in filter(None, (_file_status(name, fd) for name in names)):

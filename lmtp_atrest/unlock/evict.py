@@ -148,7 +148,7 @@ class EvictService:
         return Reply("caches", {"accounts": [one for one in found if one > after][:CACHES_PAGE]})
 
     async def _end(self, name: str, account: str) -> Reply:
-        remaining = await self._look(name)
+        remaining = await self._count_now(name)
         if remaining:
             await self._end_each(name)
             remaining = await self._wait_until_out(name)
@@ -167,25 +167,31 @@ class EvictService:
     async def _wait_until_out(self, name: str) -> int:
         loop = asyncio.get_running_loop()
         until = loop.time() + END_SECONDS
-        while (remaining := await self._look(name)) and loop.time() < until:  # noqa: ASYNC110 - not ours to signal
+        while (remaining := await self._count_now(name)) and loop.time() < until:  # noqa: ASYNC110 - not ours to signal
             await asyncio.sleep(POLL_SECONDS)
         return remaining
 
     async def _count(self, name: str) -> int:
         """Sessions of a user, by a table that may be some seconds old."""
         if self._now() - self._table_at > TABLE_SECONDS:
-            return await self._look(name)
+            await self._look()
+        return self._listed(name)
+
+    async def _count_now(self, name: str) -> int:
+        await self._look()
+        return self._listed(name)
+
+    def _listed(self, name: str) -> int:
         return sum(count for row, count in self._table if self._is(row, name))
 
-    async def _look(self, name: str) -> int:
-        """Sessions of a user now."""
+    async def _look(self) -> None:
+        """Make the table anew."""
         self._table_at = float("-inf")
         status, output = await run_command(self._section.who)
         if status != 0:
             message = f"the `who` command ended with {status}"
             raise TemporaryFailure(message)
         self._table, self._table_at = read_table(output), self._now()
-        return sum(count for row, count in self._table if self._is(row, name))
 
     def _is(self, username: str, name: str) -> bool:
         try:

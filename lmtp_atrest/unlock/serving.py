@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from lmtp_atrest.accounts import Accounts
 from lmtp_atrest.config import Config
-from lmtp_atrest.directory import Directory, DovecotDirectory, KeystoreDirectory
+from lmtp_atrest.directory import Directory, DovecotDirectory, directory_of
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
 from lmtp_atrest.unlock.evict import Evictor
@@ -37,7 +37,7 @@ async def serve(
     sockets listen. The caller hardened the process before it read the site key; `status` tells
     what `hardening_missing` names.
     """
-    directory = _directory(config)
+    directory = directory_of(config)
     service = build_service(
         config,
         accounts,
@@ -102,12 +102,6 @@ def build_servers(config: Config, service: Service) -> list[RoleServer]:
         )
         for role in ROLES
     ]
-
-
-def _directory(config: Config) -> Directory:
-    if config.directory.source == "dovecot":
-        return DovecotDirectory(config.directory.socket)
-    return KeystoreDirectory()
 
 
 async def _repeat(chore: Callable[[], Awaitable[None]], seconds: float) -> None:
