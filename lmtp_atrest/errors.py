@@ -85,3 +85,10 @@ class Busy(TemporaryFailure):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BadCode(AtRestError):
+    """What was typed is no code, or one with a typing error; the message never holds it."""
+
+    public = "the code has a typo"
+    exit_code = 12
