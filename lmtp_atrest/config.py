@@ -256,10 +256,19 @@ class Keystore(Section):
 
 
 class Site(Section):
-    """The site's signing key (unlock only) and its public half (everybody)."""
+    """The site's signing key (unlock only), its public half (everybody), and its password."""
 
     key: AbsolutePath = Path("/etc/lmtp-atrest/site.key")
     public: AbsolutePath = Path("/etc/lmtp-atrest/site.pub")
+    password_command: str | None = None
+
+    @field_validator("password_command")
+    @classmethod
+    def _password_command(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("/"):
+            message = "begins with the absolute path of a program; {name} stands for the user"
+            raise ValueError(message)
+        return value
 
 
 class AtRest(Section):
@@ -269,6 +278,10 @@ class AtRest(Section):
     pbkdf2_rounds: int = Field(default=1, ge=1, le=100_000)
     argon2_memory: Size = 64 << 20
     argon2_passes: int = Field(default=3, ge=1, le=10)
+    enrolment: Literal["closed", "self-service", "at-login"] = "self-service"
+    at_login_without_recovery: Literal["accepted"] | None = None
+    at_login_confirmations: int = Field(default=1, ge=1, le=10)
+    minimum_strength: int = Field(default=2, ge=0, le=4)
 
     @model_validator(mode="after")
     def _argon2_bounds(self) -> "AtRest":
@@ -326,6 +339,31 @@ class Unlock(Section):
     evict: Evict = Evict()
 
 
+class Recovery(Section):
+    """The ways back into an account whose password is lost."""
+
+    code: bool = True
+    mail_code: bool = False
+    admin: Literal["allowed", "required", "forbidden"] = "allowed"
+    thaw_with: tuple[Literal["code", "password"], ...] = ("code", "password")
+
+
+class Notices(Section):
+    """Mail to users about their keys; `smtp: null` sends none."""
+
+    smtp: str | None = "127.0.0.1:25"
+    sender: str | None = None
+    admin_use: bool = True
+
+    @field_validator("smtp")
+    @classmethod
+    def _smtp(cls, value: str | None) -> str | None:
+        if value is not None and not Listener.parse(value).private:
+            message = "is the site's own mail server on loopback, such as 127.0.0.1:25"
+            raise ValueError(message)
+        return value
+
+
 class Log(Section):
     """What the log says, and how."""
 
@@ -344,7 +382,24 @@ class Config(Section):
     site: Site = Site()
     atrest: AtRest = AtRest()
     unlock: Unlock = Unlock()
+    recovery: Recovery = Recovery()
+    notices: Notices = Notices()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _at_login(self) -> "Config":
+        if (
+            self.atrest.enrolment == "at-login"
+            and self.recovery.admin == "forbidden"
+            and self.atrest.at_login_without_recovery is None
+        ):
+            message = (
+                "atrest.enrolment: at-login encrypts the mail of people who have no recovery "
+                "code yet, and recovery.admin: forbidden leaves no other way back: where that is "
+                "wanted, set atrest.at_login_without_recovery: accepted"
+            )
+            raise ValueError(message)
+        return self
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
-from lmtp_atrest.accounts import Accounts, Settings
+from lmtp_atrest.accounts import Accounts, AdminRecovery, Generations, Settings, SlotChanges
 from lmtp_atrest.crypto.publickey import Curve
 from lmtp_atrest.crypto.records import AccountRecord, SiteKey
 from lmtp_atrest.crypto.slots import MEMORY_FLOOR, PASSES_FLOOR
 from lmtp_atrest.keystore import store
+from lmtp_atrest.keystore.audit import Audit
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.vaults import Vaults
@@ -38,6 +39,10 @@ class CheapSite:
         self.vaults = Vaults(store.Store(store.VAULTS, self.url("vaults")))
         self.pins = Pins(store.Store(store.PINS, self.url("pins")))
         self.accounts = Accounts(self.records, self.vaults, self.pins, self.key, CHEAP)
+        self.generations = Generations(self.accounts)
+        self.slots = SlotChanges(self.accounts, self.generations)
+        self.audit = Audit(self.vaults.store)
+        self.admin = AdminRecovery(self.accounts, self.audit)
 
     def close(self) -> None:
         for part in (self.records, self.vaults, self.pins):

@@ -27,7 +27,7 @@ def opens(
     """Whether the password leads from the stores to the plaintext of this message."""
     current = site.accounts.record(record.names[0])
     assert current is not None
-    vault_key = site.accounts.open(current, PASSWORD)
+    vault_key = site.accounts.open(current, PASSWORD).vault_key
     keys = {key.public.key_id: key for key in site.accounts.private_keys(current, vault_key)}
 
     def unwrap(header: dcrypt.Header) -> dcrypt.MessageKey:
@@ -70,8 +70,8 @@ def test_enable_twice_or_of_nobody_is_refused(site: CheapSite) -> None:
 def test_a_rekey_needs_one_secret_and_leaves_old_mail_readable(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
     before = sealed_to(record)
-    old_key = site.accounts.open(record, PASSWORD)
-    after = site.accounts.rekey(record, old_key)
+    old_key = site.accounts.open(record, PASSWORD).vault_key
+    after = site.generations.rekey(record, old_key)[0]
     assert after.key_ids[1:] == record.key_ids
     assert after.vault_commitment != record.vault_commitment
     assert opens(site, after, before)
@@ -79,7 +79,7 @@ def test_a_rekey_needs_one_secret_and_leaves_old_mail_readable(site: CheapSite) 
     with pytest.raises(Damaged):
         site.accounts.private_keys(after, old_key)
     with pytest.raises(Conflict):
-        site.accounts.rekey(record, old_key)
+        site.generations.rekey(record, old_key)
 
 
 def test_names_are_changed_and_given_free(site: CheapSite) -> None:
@@ -167,7 +167,7 @@ def test_a_crash_between_the_stores_is_completed_at_the_next_start(
 ) -> None:
     record = site.add(password=None if change == "enable" else PASSWORD)
     before = b"" if change == "enable" else sealed_to(record)
-    vault_key = None if change == "enable" else site.accounts.open(record, PASSWORD)
+    vault_key = None if change == "enable" else site.accounts.open(record, PASSWORD).vault_key
 
     def crash(*_args: object) -> None:
         raise Crash
@@ -181,7 +181,7 @@ def test_a_crash_between_the_stores_is_completed_at_the_next_start(
             site.accounts.rename(ALICE, BOB)
         else:
             assert isinstance(vault_key, VaultKey)
-            site.accounts.rekey(record, vault_key)
+            site.generations.rekey(record, vault_key)
     monkeypatch.undo()
     site.restart()
     name = BOB if change == "rename" else ALICE
@@ -385,7 +385,7 @@ def test_a_record_put_in_another_row_or_signed_by_a_stranger_is_an_alarm(site: C
 def test_a_slot_that_is_edited_moved_or_rolled_back_opens_nothing(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
     site.copy("vaults")
-    after = site.accounts.rekey(record, site.accounts.open(record, PASSWORD))
+    after = site.generations.rekey(record, site.accounts.open(record, PASSWORD).vault_key)[0]
     site.restore("vaults")
     with pytest.raises(Alarm, match="slots"):
         site.accounts.open(after, PASSWORD)
@@ -403,7 +403,7 @@ def test_a_slot_that_is_edited_moved_or_rolled_back_opens_nothing(site: CheapSit
 
 def test_a_private_key_exchanged_in_the_store_never_leaves(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
-    vault_key = site.accounts.open(record, PASSWORD)
+    vault_key = site.accounts.open(record, PASSWORD).vault_key
     vault = site.vaults.get(record.vault_id)
     assert vault is not None
     edit(site, update(private_keys).values(sealed=vault.keys[0].sealed[::-1]), "vaults")
@@ -421,7 +421,7 @@ def test_a_vault_key_of_somebody_elses_making_is_an_alarm(site: CheapSite) -> No
     forged = tuple(slot.resealed(VaultKey.generate()) for slot in vault.slots)
     # As if the attacker also had the signing key for the slots' digest, but not the vault key.
     resigned = record.next(slots_digest=digest_of(forged))
-    site.accounts._commit(resigned, replace(vault, slots=forged))
+    site.accounts.commit(resigned, replace(vault, slots=forged))
     with pytest.raises(Alarm, match="another vault"):
         site.accounts.open(resigned, PASSWORD)
 
@@ -429,14 +429,14 @@ def test_a_vault_key_of_somebody_elses_making_is_an_alarm(site: CheapSite) -> No
 def test_a_public_key_that_the_vault_does_not_hold_is_an_alarm(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
     other = site.add(BOB, PASSWORD)
-    resigned = site.accounts._commit(record.next(public_key=other.public_key))
+    resigned = site.accounts.commit(record.next(public_key=other.public_key))
     with pytest.raises(Alarm, match="does not hold"):
-        site.accounts.private_keys(resigned, site.accounts.open(resigned, PASSWORD))
+        site.accounts.private_keys(resigned, site.accounts.open(resigned, PASSWORD).vault_key)
 
 
 def test_nothing_of_a_secret_stands_in_the_stores(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
-    vault_key = site.accounts.open(record, PASSWORD)
+    vault_key = site.accounts.open(record, PASSWORD).vault_key
     private = site.accounts.private_keys(record, vault_key)[0].der().reveal()
     stored = b"".join(p.read_bytes() for p in site.root.iterdir() if p.is_file())
     assert record.public_key in stored or record.public_key.hex().encode() in stored

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmtp_atrest import site as site_module
-from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.accounts import Accounts, Generations
 from lmtp_atrest.config import Config, parse
 from lmtp_atrest.crypto.records import BadDocument, SiteKey, SitePublic, State
 from lmtp_atrest.errors import Alarm, ConfigError, UsageError
@@ -96,7 +96,7 @@ def test_a_signing_key_is_added_used_and_the_old_one_retired(config: Config) -> 
     with accounts(config) as after:
         record = after.record(ALICE)
         assert record is not None
-        assert after.open(record, PASSWORD)
+        assert after.open(record, PASSWORD).slot.kind == "password"
     with site_module.stores(config) as opened:
         signed = Records(opened.records, now).by_name(ALICE)
     assert signed is not None
@@ -113,7 +113,7 @@ def test_a_restored_store_counts_again_only_when_accepted(config: Config, which:
         record = first.enable(ALICE, PASSWORD)
     saved = [path.read_bytes() for path in paths]
     with accounts(config) as second:
-        newest = second.rekey(record, second.open(record, PASSWORD))
+        newest = Generations(second).rekey(record, second.open(record, PASSWORD).vault_key)[0]
         second.add([BOB], "/b", "/b/Maildir")
     for path, content in zip(paths, saved, strict=True):
         path.write_bytes(content)
@@ -126,7 +126,7 @@ def test_a_restored_store_counts_again_only_when_accepted(config: Config, which:
     with accounts(config) as again:
         back, bob = again.record(ALICE), again.record(BOB)
         assert back is not None
-        assert again.open(back, PASSWORD)
+        assert again.open(back, PASSWORD).slot.kind == "password"
         assert again.rename(ALICE, "alicia@example.org").epoch == back.epoch + 1
     if which == "records":
         assert set(fates.values()) == {Fate.RECORD_RETURNS}
@@ -154,7 +154,7 @@ def test_a_vaults_store_from_before_a_mere_change_of_names_loses_nothing(config:
     with accounts(config) as again:
         record = again.record(BOB)
         assert record is not None
-        assert again.open(record, PASSWORD)
+        assert again.open(record, PASSWORD).slot.kind == "password"
         assert again.alias_remove(ALICE, BOB).epoch == record.epoch + 1
 
 
@@ -168,7 +168,7 @@ def test_a_vaults_store_from_before_a_rekey_stays_closed_until_a_newer_one_is_ba
         record = first.enable(ALICE, PASSWORD)
     saved = path.read_bytes()
     with accounts(config) as second:
-        second.rekey(record, second.open(record, PASSWORD))
+        Generations(second).rekey(record, second.open(record, PASSWORD).vault_key)
     newest = path.read_bytes()
     path.write_bytes(saved)
     assert [item.fate for item in site_module.accept_restore(config)] == [Fate.VAULT_TOO_OLD]
@@ -177,7 +177,7 @@ def test_a_vaults_store_from_before_a_rekey_stays_closed_until_a_newer_one_is_ba
     with accounts(config) as again:
         back = again.record(ALICE)
         assert back is not None
-        assert again.open(back, PASSWORD)
+        assert again.open(back, PASSWORD).slot.kind == "password"
 
 
 def test_a_lost_site_key_is_never_replaced(config: Config) -> None:
@@ -193,7 +193,7 @@ def test_a_lost_site_key_is_never_replaced(config: Config) -> None:
 def test_keys_are_not_changed_while_a_change_is_cut_short(config: Config) -> None:
     with accounts(config) as first:
         record = first.add([ALICE], "/h", "/h/Maildir")
-        first._vaults.change(first._site_key.sign(record.next(names=(BOB,))))
+        first.vaults.change(first.site_key.sign(record.next(names=(BOB,))))
     for change in (site_module.resign, site_module.retire_site_keys):
         with pytest.raises(UsageError, match="start unlock once"):
             change(config)

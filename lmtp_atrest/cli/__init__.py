@@ -5,7 +5,7 @@ line with the program's name before it; a hint what to do next stands on a line 
 come from a prompt on the terminal or from a file descriptor, never from an argument or the
 environment. `--json` prints one JSON value. Exit codes: 0 well; 1 unforeseen; 2 usage;
 3 configuration; 4 temporary trouble; 5 alarm; 6 not found; 7 wrong secret; 8 damaged; 9 changed
-meanwhile; 10 not possible in this state; 11 busy.
+meanwhile; 10 not possible in this state; 11 busy; 12 a code with a typing error.
 """
 
 import importlib
@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "service",
     "config": "service",
     "account": "account",
+    "admin-recovery": "adminrecovery",
     "session": "session",
     "mail": "mail",
     "message": "message",

@@ -1,14 +1,16 @@
 """Accounts: add, list, show, enable, rename, alias, remove. Each asks the unlock service."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
 
+from lmtp_atrest.cli import keylife
+from lmtp_atrest.cli.asking import ask, confirm_address, page_option, print_changed
 from lmtp_atrest.cli.terminal import (
     config_option,
     json_option,
-    note,
     password_option,
     print_json,
     print_table,
@@ -20,10 +22,9 @@ from lmtp_atrest.directory import DovecotDirectory, Found
 from lmtp_atrest.doctor import refusals
 from lmtp_atrest.doctor.facts import User, collect
 from lmtp_atrest.dovecot import named_maildir
-from lmtp_atrest.errors import NotFound, UsageError, WrongState
+from lmtp_atrest.errors import NotFound, WrongState
 from lmtp_atrest.names import Names
-from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import (
+from lmtp_atrest.unlock.requests import (
     AccountAdd,
     AccountAlias,
     AccountEnable,
@@ -31,16 +32,21 @@ from lmtp_atrest.unlock.protocol import (
     AccountRemove,
     AccountRename,
     AccountShow,
-    Reply,
-    Request,
-    Role,
 )
 
-
-def ask(config: Config, request: Request) -> Reply:
-    """One request to the admin socket of the unlock service."""
-    with SyncClient(config.unlock.sockets / "admin.sock", Role.ADMIN) as client:
-        return client.ask(request)
+SHOWN = (
+    "names",
+    "state",
+    "epoch",
+    "created",
+    "maildir",
+    "key_ids",
+    "closed_vaults",
+    "admin_recovery",
+    "frozen",
+    "suspended",
+    "account",
+)
 
 
 @click.group()
@@ -59,7 +65,7 @@ def add(config: Config, address: str, home: str, maildir: str, as_json: bool) ->
     if not home:
         home, named = _places_by_dovecot(config, address)
         maildir = maildir or named
-    _print_changed(ask(config, AccountAdd(address, home, maildir)), as_json)
+    print_changed(ask(config, AccountAdd(address, home, maildir)), as_json)
 
 
 def _places_by_dovecot(config: Config, address: str) -> tuple[str, str]:
@@ -106,11 +112,14 @@ def show(config: Config, address: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for name in ("names", "state", "epoch", "created", "maildir", "key_ids", "account"):
-        click.echo(f"{name.replace('_', ' ') + ':':<10}{_shown(name, found[name])}")
+    for name in SHOWN:
+        click.echo(f"{name.replace('_', ' ') + ':':<16}{_shown(name, found[name])}")
     click.echo()
-    rows = [(s["kind"], s["label"] or "-", s["state"], when(s["created"])) for s in found["slots"]]
-    print_table(["SLOT", "LABEL", "STATE", "SINCE"], rows)
+    rows = [
+        (s["kind"], s["label"] or "-", s["state"], when(s["created"]), s["used"] or "-")
+        for s in found["slots"]
+    ]
+    print_table(["SLOT", "LABEL", "STATE", "SINCE", "LAST USED"], rows)
 
 
 @account.command()
@@ -122,23 +131,28 @@ def show(config: Config, address: str, as_json: bool) -> None:
     metavar="NAME",
     help="Go on although the site has this; the refusal says the name.",
 )
+@click.option("--mail-to", default="", metavar="ADDRESS", help="Mail the recovery code there.")
+@page_option
 @password_option
 @json_option
 def enable(
-    config: Config, address: str, accept: tuple[str, ...], password_fd: int | None, as_json: bool
+    config: Config,
+    address: str,
+    accept: tuple[str, ...],
+    mail_to: str,
+    page: Path | None,
+    password_fd: int | None,
+    as_json: bool,
 ) -> None:
     """Encrypt an account's mail from now on, to a key that its password opens.
 
     The password is the one the user logs in with. Returns after the barrier: from then on nothing
-    is stored plain. There is no way back into the mail without the password.
+    is stored plain. The recovery code is shown once; without it, and without the password, there
+    is no way back into the mail but admin recovery, where the site has it.
     """
     _check_site(config, address, accept)
     secret = read_secret(password_fd, f"The password of {address}", twice=True)
-    reply = ask(config, AccountEnable(address, secret))
-    _print_changed(reply, as_json)
-    remaining = reply.get("readers_remaining", 0)
-    if remaining != 0:
-        note(f"IMAP sessions that may still run without the key: {remaining}")
+    print_changed(ask(config, AccountEnable(address, secret, mail_to)), as_json, page)
 
 
 def _check_site(config: Config, address: str, accept: tuple[str, ...]) -> None:
@@ -158,7 +172,7 @@ def _check_site(config: Config, address: str, accept: tuple[str, ...]) -> None:
 @json_option
 def rename(config: Config, address: str, new: str, as_json: bool) -> None:
     """Give an account another login name. Keys, mail and Maildir stay where they are."""
-    _print_changed(ask(config, AccountRename(address, new)), as_json)
+    print_changed(ask(config, AccountRename(address, new)), as_json)
 
 
 @account.command()
@@ -169,7 +183,7 @@ def rename(config: Config, address: str, new: str, as_json: bool) -> None:
 @json_option
 def alias(config: Config, address: str, name: str, remove: bool, as_json: bool) -> None:
     """Add a name to an account."""
-    _print_changed(ask(config, AccountAlias(address, name, remove)), as_json)
+    print_changed(ask(config, AccountAlias(address, name, remove)), as_json)
 
 
 @account.command()
@@ -182,21 +196,17 @@ def remove(config: Config, address: str, yes: str | None, as_json: bool) -> None
 
     The Maildir is not touched. Mail in it that is encrypted can no longer be read, by anybody.
     """
-    typed = yes or click.prompt(f"This closes the mail of {address}. Type the address", err=True)
-    if typed != address:
-        message = "the address was not repeated: nothing was removed"
-        raise UsageError(message)
-    _print_changed(ask(config, AccountRemove(address)), as_json)
-
-
-def _print_changed(reply: Reply, as_json: bool) -> None:
-    if as_json:
-        print_json(dict(reply.fields))
-        return
-    click.echo(f"{reply['names'][0]}: {reply.result}, {reply['state']}, epoch {reply['epoch']}")
+    confirm_address(address, yes, f"This closes the mail of {address}.")
+    print_changed(ask(config, AccountRemove(address)), as_json)
 
 
 def _shown(name: str, value: Any) -> str:
     if name == "created":
         return when(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+for command in keylife.COMMANDS:
+    account.add_command(command)

@@ -30,7 +30,7 @@ from lmtp_atrest.crypto.dcrypt_header import is_sealed
 from lmtp_atrest.errors import AtRestError, TemporaryFailure, UsageError
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import AccountAdd, AccountEnable, Keys, Role, SessionLock
+from lmtp_atrest.unlock.requests import AccountAdd, AccountEnable, Keys, Role, SessionLock
 
 ALICE, BOB = "alice@example.org", "bob@example.org"
 SENDER = "carol@example.net"

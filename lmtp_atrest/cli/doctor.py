@@ -6,7 +6,7 @@ from itertools import groupby
 import click
 
 from lmtp_atrest import doctor as checks
-from lmtp_atrest.cli.account import ask
+from lmtp_atrest.cli.asking import ask
 from lmtp_atrest.cli.terminal import config_option, json_option, note, print_json
 from lmtp_atrest.config import Config
 from lmtp_atrest.doctor import facts as facts_module
@@ -14,7 +14,7 @@ from lmtp_atrest.doctor import postfix, services
 from lmtp_atrest.doctor.facts import Facts, User
 from lmtp_atrest.doctor.findings import Finding, Level, problem, warning
 from lmtp_atrest.errors import AtRestError, TemporaryFailure, WrongState
-from lmtp_atrest.unlock.protocol import AccountList
+from lmtp_atrest.unlock.requests import AccountList
 
 SAME_PRINTED = 3
 

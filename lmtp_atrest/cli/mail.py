@@ -33,7 +33,7 @@ from lmtp_atrest.errors import AtRestError, Damaged, NotFound, UsageError, Wrong
 from lmtp_atrest.maildir import Layout, Maildir, MessageFile
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import SocketUnwrap, SyncClient
-from lmtp_atrest.unlock.protocol import AccountShow, Open, Role
+from lmtp_atrest.unlock.requests import AccountShow, Open, Role
 
 MAGIC_BYTES = 16
 

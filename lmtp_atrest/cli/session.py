@@ -2,10 +2,10 @@
 
 import click
 
-from lmtp_atrest.cli.account import ask
+from lmtp_atrest.cli.asking import ask
 from lmtp_atrest.cli.terminal import config_option, json_option, note, print_json, print_table
 from lmtp_atrest.config import Config
-from lmtp_atrest.unlock.protocol import SessionList, SessionLock
+from lmtp_atrest.unlock.requests import SessionList, SessionLock
 
 
 @click.group()

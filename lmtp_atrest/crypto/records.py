@@ -17,7 +17,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -44,11 +44,46 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class VaultSeal:
+    """What a record says of a vault: which one, what its key must be, and which slots it has.
+
+    `key_ids` are those of the private keys in it, newest first.
+    """
+
+    vault_id: str
+    commitment: bytes
+    slots_digest: bytes
+    key_ids: tuple[str, ...] = ()
+
+    def body(self) -> list[Any]:
+        """The seal as a document holds it."""
+        return [
+            self.vault_id,
+            self.commitment.hex(),
+            self.slots_digest.hex(),
+            list(self.key_ids),
+        ]
+
+    @classmethod
+    def from_body(cls, body: Any) -> Self:
+        """The inverse of `body`; ValueError or TypeError where it does not fit."""
+        vault_id, commitment, slots_digest, key_ids = body
+        return cls(
+            vault_id, bytes.fromhex(commitment), bytes.fromhex(slots_digest), tuple(key_ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AccountRecord:
     """An account as the site signed it. Bytes are hex in the document.
 
     `created` is in milliseconds since 1970 and orders accounts that followed each other in one
-    Maildir; `epoch` grows with every change; `names[0]` is the login name.
+    Maildir; `epoch` grows with every change; `names[0]` is the login name. `closed` are earlier
+    vaults that no slot of the present one opens. `admin_key` names the admin recovery key that
+    opens the vault (empty: none does), `admin_refused` says that its owner wants none.
+    `vault_key_since` (milliseconds) is when the vault key was last exchanged: older copies of the
+    store open with secrets of their time. `rekey_due` asks the next login for a rekey,
+    `reencrypt` the conversion for a run over all mail.
     """
 
     site_id: str
@@ -64,7 +99,19 @@ class AccountRecord:
     vault_id: str = ""
     vault_commitment: bytes = b""
     slots_digest: bytes = b""
-    admin_policy: str = "none"
+    closed: tuple[VaultSeal, ...] = ()
+    vault_key_since: int = 0
+    admin_key: str = ""
+    admin_refused: bool = False
+    rekey_due: bool = False
+    reencrypt: bool = False
+    frozen: bool = False
+    suspended: bool = False
+
+    @property
+    def seal(self) -> VaultSeal:
+        """What the record says of the present vault."""
+        return VaultSeal(self.vault_id, self.vault_commitment, self.slots_digest, self.key_ids)
 
     @property
     def holds_ciphertext(self) -> bool:
@@ -77,43 +124,93 @@ class AccountRecord:
 
     def body(self) -> dict[str, Any]:
         """The fields as the document holds them."""
-        return {
-            key: value.hex() if isinstance(value, bytes) else value
-            for key, value in asdict(self).items()
-        }
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = value.hex() if isinstance(value, bytes) else value
+        values["closed"] = [seal.body() for seal in self.closed]
+        return values
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
-        """The inverse of `body`; ValueError or TypeError where it does not fit."""
+        """The inverse of `body`; ValueError or TypeError where it does not fit.
+
+        A field that came later has its default in documents from before.
+        """
         values = dict(body)
-        if values.keys() != {field.name for field in fields(cls)}:
-            message = "fields"
-            raise ValueError(message)
         for name in ("public_key", "vault_commitment", "slots_digest"):
             values[name] = bytes.fromhex(values[name])
         for name in ("names", "key_ids"):
             values[name] = tuple(values[name])
+        values["closed"] = tuple(map(VaultSeal.from_body, values.get("closed", ())))
         values["state"] = State(values["state"])
+        if values.pop("admin_policy", "none") != "none":
+            message = "a policy that no program wrote"
+            raise ValueError(message)
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
+class AdminKey:
+    """The admin recovery key: its public half, and the vault that holds the seed of the other."""
+
+    public_key: bytes
+    vault: VaultSeal
+
+    @property
+    def key_id(self) -> str:
+        """A short name; accounts say by it which key opens them."""
+        return _key_id(self.public_key)
+
+    def body(self) -> list[Any]:
+        """The key as a document holds it."""
+        return [self.public_key.hex(), self.vault.body()]
+
+    @classmethod
+    def from_body(cls, body: Any) -> Self:
+        """The inverse of `body`; ValueError or TypeError where it does not fit."""
+        public_key, vault = body
+        return cls(bytes.fromhex(public_key), VaultSeal.from_body(vault))
+
+
+@dataclass(frozen=True, slots=True)
 class AdminRecord:
-    """What the site says about admin recovery; no key exists until one is set."""
+    """What the site says about admin recovery; no key exists until one is set.
+
+    `previous` is the key before a change, for as long as accounts still have slots of it.
+    """
 
     site_id: str
     epoch: int
     policy: str
-    public_key: bytes = b""
+    key: AdminKey | None = None
+    previous: AdminKey | None = None
+
+    def next(self, **changes: Any) -> "AdminRecord":
+        """The record that follows this one."""
+        return replace(self, epoch=self.epoch + 1, **changes)
 
     def body(self) -> dict[str, Any]:
         """The fields as the document holds them."""
-        return {**asdict(self), "public_key": self.public_key.hex()}
+        keys = {"key": self.key, "previous": self.previous}
+        return {
+            "site_id": self.site_id,
+            "epoch": self.epoch,
+            "policy": self.policy,
+            **{name: key.body() if key else None for name, key in keys.items()},
+        }
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
         """The inverse of `body`; ValueError, KeyError or TypeError where it does not fit."""
-        return cls(**{**body, "public_key": bytes.fromhex(body["public_key"])})
+        values = dict(body)
+        if values.pop("public_key", ""):
+            message = "a key that no program wrote"
+            raise ValueError(message)
+        for name in ("key", "previous"):
+            found = values.get(name)
+            values[name] = AdminKey.from_body(found) if found is not None else None
+        return cls(**values)
 
 
 R = TypeVar("R", AccountRecord, AdminRecord)

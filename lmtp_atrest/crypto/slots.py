@@ -42,6 +42,7 @@ SUITE_HYBRID = 1
 MLKEM_SEED, X25519_SEED = 64, 32
 MLKEM_PUBLIC, X25519_PUBLIC = 1184, 32
 SALT_BYTES = 16
+SLOT_ID_BYTES = 16
 MEMORY_FLOOR, MEMORY_CEILING = 19 << 20, 1 << 30
 PASSES_FLOOR, PASSES_CEILING = 2, 10
 # What a suite-1 slot holds, to the byte: a KEM ciphertext, an X25519 share, the key and a tag.
@@ -162,7 +163,14 @@ class Slot:
         Runs the KDF in the calling thread.
         """
         self.check()
-        key_pair = _key_pair(self.kdf.derive(secret), self)
+        return self._opened_by(_key_pair(self.kdf.derive(secret), self))
+
+    def open_as_admin(self, seed: VaultKey) -> VaultKey:
+        """The same for a slot of admin recovery; `seed` is that of `admin_public_key`."""
+        self.check()
+        return self._opened_by(_admin_key_pair(seed))
+
+    def _opened_by(self, key_pair: "_KeyPair") -> VaultKey:
         if not hmac.compare_digest(key_pair.public, self.public_key):
             message = f"the secret does not open slot {self.slot_id}"
             raise WrongSecret(message)
@@ -195,10 +203,11 @@ def make_slot(
     created: int,
     label: str = "",
     state: SlotState = SlotState.ACTIVE,
+    slot_id: str = "",
 ) -> Slot:
     """Seal the vault key to a secret; the KDF runs in the calling thread."""
     blank = Slot(
-        slot_id=secrets.token_hex(16),
+        slot_id=slot_id or secrets.token_hex(SLOT_ID_BYTES),
         account_id=account_id,
         vault_id=vault_id,
         kind=kind,
@@ -213,6 +222,35 @@ def make_slot(
     kdf.check()
     with_key = replace(blank, public_key=_key_pair(kdf.derive(secret), blank).public)
     return replace(with_key, sealed=_seal(vault_key, with_key))
+
+
+def admin_public_key(seed: VaultKey) -> bytes:
+    """The public half of the admin recovery key that grows from this seed."""
+    return _admin_key_pair(seed).public
+
+
+def make_admin_slot(
+    public_key: bytes, vault_key: VaultKey, *, account_id: str, vault_id: str, created: int
+) -> Slot:
+    """Seal the vault key to the admin recovery key; needs its public half only.
+
+    The key pair is the same in the slots of all accounts; what binds a slot to its account and
+    vault is HPKE's `info`.
+    """
+    blank = Slot(
+        slot_id=secrets.token_hex(SLOT_ID_BYTES),
+        account_id=account_id,
+        vault_id=vault_id,
+        kind=SlotKind.ADMIN,
+        label="",
+        state=SlotState.ACTIVE,
+        created=created,
+        suite=SUITE_HYBRID,
+        kdf=Kdf(0, 0, bytes(SALT_BYTES)),
+        public_key=public_key,
+        sealed=b"",
+    )
+    return replace(blank, sealed=_seal(vault_key, blank))
 
 
 def decoy_slot(kdf: Kdf) -> Slot:
@@ -246,8 +284,16 @@ def _seal(vault_key: VaultKey, slot: Slot) -> bytes:
 
 
 def _key_pair(derived: Secret, slot: Slot) -> _KeyPair:
-    seed = HKDF(SHA256(), MLKEM_SEED + X25519_SEED, salt=None, info=_context(slot)).derive(
-        derived.reveal()
+    return _key_pair_from(derived, _context(slot))
+
+
+def _admin_key_pair(seed: VaultKey) -> _KeyPair:
+    return _key_pair_from(seed, b"lmtp-atrest admin recovery key 1")
+
+
+def _key_pair_from(secret: Secret, context: bytes) -> _KeyPair:
+    seed = HKDF(SHA256(), MLKEM_SEED + X25519_SEED, salt=None, info=context).derive(
+        secret.reveal()
     )
     mlkem = MLKEM768PrivateKey.from_seed_bytes(seed[:MLKEM_SEED])
     x25519 = X25519PrivateKey.from_private_bytes(seed[MLKEM_SEED:])

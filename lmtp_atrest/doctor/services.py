@@ -17,7 +17,7 @@ from lmtp_atrest.doctor.facts import Facts
 from lmtp_atrest.doctor.findings import Finding, problem
 from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.requests import Role
 
 GREETING_SECONDS = 5.0
 # Nobody's name: "not found" is an answer as good as any.

@@ -7,8 +7,10 @@ epoch than the one pinned here.
 from sqlalchemy import Connection, delete, insert, select, update
 
 from lmtp_atrest.crypto.records import AccountRecord, SignedRecord, State
-from lmtp_atrest.keystore.schema import seen, seen_names
+from lmtp_atrest.keystore.schema import seen, seen_names, seen_site
 from lmtp_atrest.keystore.store import Store
+
+ADMIN = "admin"
 
 
 class Pins:
@@ -48,6 +50,26 @@ class Pins:
             else:
                 return
             _rename(connection, record)
+
+    def admin(self) -> tuple[int, bytes] | None:
+        """Epoch and document of the newest admin record seen."""
+        with self.store.reading() as connection:
+            row = connection.execute(
+                select(seen_site.c.epoch, seen_site.c.document).where(seen_site.c.what == ADMIN)
+            ).first()
+        return (row.epoch, row.document) if row else None
+
+    def remember_admin(self, epoch: int, document: bytes) -> None:
+        """Pin this admin record unless a newer one is pinned."""
+        with self.store.transaction() as connection:
+            old = connection.execute(
+                select(seen_site.c.epoch).where(seen_site.c.what == ADMIN)
+            ).scalar()
+            if old is None or old <= epoch:
+                connection.execute(delete(seen_site).where(seen_site.c.what == ADMIN))
+                connection.execute(
+                    insert(seen_site).values(what=ADMIN, epoch=epoch, document=document)
+                )
 
     def documents(self) -> list[bytes]:
         """The newest document of every account seen, by account id."""

@@ -85,9 +85,13 @@ class Records:
 
     def admin(self) -> AdminRecord | None:
         """The site's admin record."""
+        document = self.admin_document()
+        return self._site.verify_admin(document) if document else None
+
+    def admin_document(self) -> bytes | None:
+        """The same as it was signed."""
         with self.store.reading() as connection:
-            row = connection.execute(select(site).where(site.c.what == ADMIN)).first()
-        return self._site.verify_admin(row.document) if row else None
+            return connection.execute(select(site.c.document).where(site.c.what == ADMIN)).scalar()
 
     def put_admin(self, epoch: int, document: bytes) -> None:
         """Store the admin record; Conflict unless it follows the stored one."""

@@ -88,6 +88,36 @@ outbox = Table(
     Column("account_id", String(32), primary_key=True),
     Column("document", LargeBinary, nullable=False),
 )
+slot_uses = Table(
+    "slot_uses",
+    VAULTS,
+    Column("slot_id", String(32), primary_key=True),
+    Column("day", String(10), nullable=False),  # 2026-11-25: enough to see what is in use
+)
+# What was done with keys that are not the doer's own. Each row carries a digest over itself and
+# the digest before it.
+audit = Table(
+    "audit",
+    VAULTS,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("account_id", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+)
+# Mail to users that is to be sent, or was; who was told what, and when, is known by it.
+notices = Table(
+    "notices",
+    VAULTS,
+    Column("notice_id", String(32), primary_key=True),
+    Column("account_id", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("sent", BigInteger),
+    Index("notices_by_account", "account_id", "kind"),
+)
 
 # pins: the highest epoch that unlock has seen of each account, outside both stores.
 seen = Table(
@@ -103,4 +133,11 @@ seen_names = Table(
     Column("name", Text, primary_key=True),
     Column("account_id", String(32), ForeignKey("seen.account_id"), nullable=False),
     Index("seen_names_by_account", "account_id"),
+)
+seen_site = Table(
+    "seen_site",
+    PINS,
+    Column("what", String(32), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
 )

@@ -5,7 +5,7 @@ signed record it leads to (`outbox`); the records store follows. After a crash b
 `unfinished()` names what the records store still lacks, and repeating the change is harmless.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from lmtp_atrest.crypto.records import SignedRecord
 from lmtp_atrest.crypto.slots import Kdf, Slot, SlotKind, SlotState
 from lmtp_atrest.errors import Conflict, Damaged
-from lmtp_atrest.keystore.schema import heads, outbox, private_keys, slots, vaults
+from lmtp_atrest.keystore.schema import heads, outbox, private_keys, slot_uses, slots, vaults
 from lmtp_atrest.keystore.store import Store
 
 
@@ -47,21 +47,49 @@ class Vaults:
         with self.store.reading() as connection:
             return _read(connection, vault_id)
 
-    def change(self, signed: SignedRecord, vault: Vault | None = None) -> None:
+    def change(
+        self, signed: SignedRecord, vault: Vault | None = None, drop: Sequence[str] = ()
+    ) -> None:
         """Commit one change of an account, durably and as a whole.
 
         `signed` is the record it leads to, `vault` what its vault holds from now on (None: as it
-        was). Conflict unless the account stands at the epoch before.
+        was), `drop` names vaults whose keys `vault` holds too. Conflict unless the account stands
+        at the epoch before.
         """
         record = signed.record
         with self.store.transaction() as connection:
             self._advance(connection, record.account_id, record.epoch)
             if vault is not None:
                 _replace(connection, vault)
+            _drop(connection, drop)
             connection.execute(delete(outbox).where(outbox.c.account_id == record.account_id))
             connection.execute(
                 insert(outbox).values(account_id=record.account_id, document=signed.document)
             )
+
+    def put(self, vault: Vault) -> None:
+        """Keep a vault that belongs to no account: that of the admin recovery key."""
+        with self.store.transaction() as connection:
+            _replace(connection, vault)
+
+    def drop(self, vault_ids: Sequence[str]) -> None:
+        """Forget such vaults."""
+        with self.store.transaction() as connection:
+            _drop(connection, vault_ids)
+
+    def use(self, slot_id: str, day: str) -> None:
+        """Note the day on which a slot was used last."""
+        with self.store.transaction() as connection:
+            connection.execute(delete(slot_uses).where(slot_uses.c.slot_id == slot_id))
+            connection.execute(insert(slot_uses).values(slot_id=slot_id, day=day))
+
+    def uses(self, slot_ids: Sequence[str]) -> dict[str, str]:
+        """The days on which these slots were used last."""
+        with self.store.reading() as connection:
+            rows = connection.execute(
+                select(slot_uses).where(slot_uses.c.slot_id.in_(slot_ids))
+            ).all()
+        return {row.slot_id: row.day for row in rows}
 
     def close(self, vault_id: str, closed_at: int) -> None:
         """Mark a vault that no login opens any more; `closed_at` in milliseconds since 1970."""
@@ -155,22 +183,24 @@ def _replace(connection: Connection, vault: Vault) -> None:
     connection.execute(delete(slots).where(slots.c.vault_id == vault.vault_id))
     connection.execute(delete(private_keys).where(private_keys.c.vault_id == vault.vault_id))
     connection.execute(insert(slots), [_slot_row(slot) for slot in vault.slots])
-    connection.execute(
-        insert(private_keys),
-        [
-            {
-                "vault_id": vault.vault_id,
-                "key_id": key.key_id.hex(),
-                "generation": key.generation,
-                "sealed": key.sealed,
-            }
-            for key in vault.keys
-        ],
-    )
+    for key in vault.keys:
+        connection.execute(
+            insert(private_keys).values(
+                vault_id=vault.vault_id,
+                key_id=key.key_id.hex(),
+                generation=key.generation,
+                sealed=key.sealed,
+            )
+        )
     found = _read(connection, vault.vault_id)
     if found is None or {*found.slots} != {*vault.slots} or {*found.keys} != {*vault.keys}:
         message = f"vault {vault.vault_id} does not read back as it was written"
         raise Damaged(message)
+
+
+def _drop(connection: Connection, vault_ids: Sequence[str]) -> None:
+    for table in (slots, private_keys, vaults):
+        connection.execute(delete(table).where(table.c.vault_id.in_(vault_ids)))
 
 
 def _slot_row(slot: Slot) -> dict[str, object]:

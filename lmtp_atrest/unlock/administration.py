@@ -14,16 +14,14 @@ from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.directory import Directory
 from lmtp_atrest.errors import NotFound, UsageError
-from lmtp_atrest.unlock.protocol import (
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import (
     AccountAdd,
     AccountAlias,
-    AccountEnable,
     AccountList,
     AccountRemove,
     AccountRename,
     AccountShow,
-    Peer,
-    Reply,
     SessionList,
     SessionLock,
     Status,
@@ -51,7 +49,7 @@ class Administration:
         self._service = service
         self._accounts = service.accounts
         self._directory = directory
-        self._barrier_seconds = barrier_seconds
+        self.barrier_seconds = barrier_seconds
         self._hardening_missing = list(hardening_missing)
 
     def operations(self) -> dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]:
@@ -61,7 +59,6 @@ class Administration:
             SessionList: self._session_list,
             SessionLock: self._session_lock,
             AccountAdd: self._add,
-            AccountEnable: self._enable,
             AccountList: self._list,
             AccountShow: self._show,
             AccountRename: self._rename,
@@ -99,25 +96,20 @@ class Administration:
         return Reply("sessions", {"sessions": sessions})
 
     async def _session_lock(self, request: SessionLock, _peer: Peer) -> Reply:
-        record = await self._existing(request.name)
+        record = await self.existing(request.name)
         return await self._service.locked(record.account_id, record.names)
 
     async def _add(self, request: AccountAdd, _peer: Peer) -> Reply:
-        name = self._canonical(request.name)
+        name = self.canonical(request.name)
         home = request.home or await self._home(name)
         maildir = request.maildir or self._mail.maildir(home)
         record = await asyncio.to_thread(self._accounts.add, [name], home, maildir)
-        return _account("added", record)
+        return account_reply("added", record)
 
-    async def _enable(self, request: AccountEnable, _peer: Peer) -> Reply:
-        if not request.secret:
-            message = "an empty password cannot open anything"
-            raise UsageError(message)
-        name = self._canonical(request.name)
-        record = await self._service.pool.run(self._accounts.enable, name, request.secret)
-        await asyncio.sleep(self._barrier_seconds)
-        remaining = await self._service.evictor.end(record.names, record.account_id)
-        return _account("enabled", record, readers_remaining=remaining)
+    async def add_found(self, name: str) -> AccountRecord:
+        """A plain account for a canonical name, where the site's directory says its home is."""
+        home = await self._home(name)
+        return await asyncio.to_thread(self._accounts.add, [name], home, self._mail.maildir(home))
 
     async def _list(self, _request: AccountList, _peer: Peer) -> Reply:
         records = await asyncio.to_thread(self._accounts.all)
@@ -125,7 +117,7 @@ class Administration:
 
     async def _show(self, request: AccountShow, _peer: Peer) -> Reply:
         view: AccountView = await asyncio.to_thread(
-            self._accounts.show, self._canonical(request.name)
+            self._accounts.show, self.canonical(request.name)
         )
         slots = [
             {
@@ -134,36 +126,39 @@ class Administration:
                 "label": slot.label,
                 "state": str(slot.state),
                 "created": slot.created,
+                "used": slot.used,
             }
             for slot in view.slots
         ]
-        return _account("account", view.record, slots=slots)
+        return account_reply("account", view.record, slots=slots)
 
     async def _rename(self, request: AccountRename, _peer: Peer) -> Reply:
-        name, new = self._canonical(request.name), self._canonical(request.new)
-        return _account("renamed", await asyncio.to_thread(self._accounts.rename, name, new))
+        name, new = self.canonical(request.name), self.canonical(request.new)
+        return account_reply("renamed", await asyncio.to_thread(self._accounts.rename, name, new))
 
     async def _alias(self, request: AccountAlias, _peer: Peer) -> Reply:
-        name, alias = self._canonical(request.name), self._canonical(request.alias)
+        name, alias = self.canonical(request.name), self.canonical(request.alias)
         change = self._accounts.alias_remove if request.remove else self._accounts.alias_add
-        return _account("changed", await asyncio.to_thread(change, name, alias))
+        return account_reply("changed", await asyncio.to_thread(change, name, alias))
 
     async def _remove(self, request: AccountRemove, _peer: Peer) -> Reply:
-        before = await self._existing(request.name)
-        record = await asyncio.to_thread(self._accounts.remove, self._canonical(request.name))
+        before = await self.existing(request.name)
+        record = await asyncio.to_thread(self._accounts.remove, self.canonical(request.name))
         self._service.vaults.close(record.account_id)
         remaining = await self._service.evictor.end(before.names, record.account_id)
-        return _account("removed", record, readers_remaining=remaining)
+        return account_reply("removed", record, readers_remaining=remaining)
 
-    async def _existing(self, name: str) -> AccountRecord:
-        canonical = self._canonical(name)
+    async def existing(self, name: str) -> AccountRecord:
+        """The account of a name as a peer spells it; NotFound, UsageError."""
+        canonical = self.canonical(name)
         record = await asyncio.to_thread(self._accounts.record, canonical)
         if record is None:
             message = f"no account has the name {canonical}"
             raise NotFound(message)
         return record
 
-    def _canonical(self, name: str) -> str:
+    def canonical(self, name: str) -> str:
+        """The one spelling of a name; UsageError, InvalidName."""
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -184,7 +179,8 @@ class Administration:
         return home
 
 
-def _account(result: str, record: AccountRecord, **more: Any) -> Reply:
+def account_reply(result: str, record: AccountRecord, **more: Any) -> Reply:
+    """A reply that tells how an account stands."""
     return Reply(result, {**_shown(record), **more})
 
 
@@ -198,4 +194,16 @@ def _shown(record: AccountRecord) -> dict[str, Any]:
         "home": record.home,
         "maildir": record.maildir,
         "key_ids": list(record.key_ids),
+        "closed_vaults": len(record.closed),
+        "admin_recovery": _admin_recovery(record),
+        "frozen": record.frozen,
+        "suspended": record.suspended,
+        "rekey_due": record.rekey_due,
     }
+
+
+def _admin_recovery(record: AccountRecord) -> str:
+    """Whether the administrator can open this mail, in a word that its owner may read."""
+    if record.admin_key:
+        return "yes"
+    return "refused" if record.admin_refused else "no"

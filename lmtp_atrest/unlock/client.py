@@ -16,6 +16,7 @@ from lmtp_atrest.crypto.dcrypt_header import Header, WrongKey
 from lmtp_atrest.errors import (
     Alarm,
     AtRestError,
+    BadCode,
     Busy,
     Conflict,
     Damaged,
@@ -30,13 +31,11 @@ from lmtp_atrest.unlock.protocol import (
     REPLY_LIMIT,
     Lines,
     Reply,
-    Request,
-    Role,
-    Unwrap,
     check_greeting,
     encode_request,
     parse_reply,
 )
+from lmtp_atrest.unlock.requests import Request, Role, Unwrap
 
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 60.0  # `account-enable` waits for its barrier and for sessions to end
@@ -52,6 +51,7 @@ ERRORS: dict[str, type[AtRestError]] = {
     "wrong-state": WrongState,
     "invalid-name": UsageError,
     "usage": UsageError,
+    "bad-code": BadCode,
     "error": UsageError,
     "alarm": Alarm,
     "temporary-failure": TemporaryFailure,

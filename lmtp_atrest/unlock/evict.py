@@ -22,7 +22,8 @@ from lmtp_atrest.names import InvalidName, Names
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock import caches
 from lmtp_atrest.unlock.client import Client
-from lmtp_atrest.unlock.protocol import Caches, End, Forget, Peer, Reply, Request, Role, Who
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import Caches, End, Forget, Request, Role, Who
 from lmtp_atrest.unlock.server import RoleServer, uids_of
 
 log = logger("evict")

@@ -14,10 +14,12 @@ import asyncio
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.accounts import Accounts, Opened
 from lmtp_atrest.crypto.records import AccountRecord, State
+from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.errors import Busy, Conflict, WrongSecret
 from lmtp_atrest.secret import Secret
@@ -29,6 +31,15 @@ from lmtp_atrest.unlock.vaults import OpenVault, OpenVaults, Recogniser, WrongSe
 WAITING_PER_CORE = 32
 
 T = TypeVar("T")
+
+
+class Settle(Protocol):
+    """What is due once a secret has opened a vault: the record and vault key after it."""
+
+    def __call__(
+        self, record: AccountRecord, opened: Opened, secret: Secret, *, verified: bool
+    ) -> tuple[AccountRecord, VaultKey]:
+        """Never fails: what is not settled now is at the next login."""
 
 
 class KdfPool:
@@ -63,6 +74,27 @@ class KdfPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A secret on its way to open a vault.
+
+    `kind` and `handle` say which slots are meant; `verified` that the site's own passdb accepted
+    the secret, so that it is no guess.
+    """
+
+    record: AccountRecord
+    secret: Secret
+    source: str
+    verified: bool = False
+    kind: SlotKind = SlotKind.PASSWORD
+    handle: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether this is a guess; one at a generated secret of 130 bits costs nobody anything."""
+        return not self.verified and self.kind is SlotKind.PASSWORD
+
+
 class Opener:
     """Opens vaults, each secret by one Argon2id run or none."""
 
@@ -73,8 +105,10 @@ class Opener:
         pool: KdfPool,
         trusted_sources: Collection[str],
         now: Callable[[], float],
+        settle: Settle,
     ) -> None:
         self._accounts = accounts
+        self._settle = settle
         self._vaults = vaults
         self._pool = pool
         self._now = now
@@ -98,28 +132,32 @@ class Opener:
             state=State.PLAIN,
         )
 
-    async def open(
-        self, record: AccountRecord, secret: Secret, source: str, *, verified: bool = False
-    ) -> OpenVault:
-        """The open vault of this account, if the secret opens it.
+    async def open(self, attempt: Try) -> OpenVault:
+        """The account's open vault, if the secret opens it.
 
-        `record` was just read from the primary store; `verified` says that the site's own passdb
-        accepted the secret, so that it is no guess. WrongSecret, Busy, Conflict, Damaged, Alarm.
+        The record was just read from the primary store. What this settles may change the account:
+        then the vault is that of the record after it. WrongSecret, Busy, Conflict, Damaged, Alarm;
+        WrongState for a frozen account.
         """
-        mark = self._recogniser.mark(record, secret)
+        record, source = attempt.record, attempt.source
+        mark = self._recogniser.mark(record, attempt.secret, attempt.kind)
         if self._wrong.knows(mark, self._now()):
             message = "the secret was wrong a moment ago"
             raise WrongSecret(message)
         guessing = self._guessing_about(record)
-        if not verified:
+        if attempt.counted:
             guessing.check_source(record.account_id, source, self._now())
         vault = self._vaults.current(record, self._now())
         if vault is not None and vault.recognises(mark):
             guessing.succeeded(record.account_id, source, counted=False)
         else:
-            vault = await self._joined(record, secret, mark, source, verified=verified)
+            vault = await self._joined(attempt, mark)
         self._vaults.use(vault, self._now())
         return vault
+
+    def mark_of(self, name: str, secret: Secret) -> bytes:
+        """A keyed hash of a secret seen with a name, good in this process only."""
+        return self._recogniser.mark(self.nobody(name), secret)
 
     def wipe(self) -> None:
         """Forget the marks of wrong secrets."""
@@ -128,16 +166,14 @@ class Opener:
     def _guessing_about(self, record: AccountRecord) -> Guessing:
         return self._guessing if record.holds_ciphertext else self._stranger_guessing
 
-    async def _joined(
-        self, record: AccountRecord, secret: Secret, mark: bytes, source: str, *, verified: bool
-    ) -> OpenVault:
+    async def _joined(self, attempt: Try, mark: bytes) -> OpenVault:
         task = self._running.get(mark)
         if task is None:
             self._pool.check_room()
-            if not verified:
-                self._guessing_about(record).begin(record.account_id, source, self._now())
-            run = self._derived(record, secret, mark, source, counted=not verified)
-            task = asyncio.create_task(run)
+            record = attempt.record
+            if attempt.counted:
+                self._guessing_about(record).begin(record.account_id, attempt.source, self._now())
+            task = asyncio.create_task(self._derived(attempt, mark))
             self._running[mark] = task
             task.add_done_callback(lambda done: self._ended(mark, done))
         # One peer that goes away does not take the answer from the others.
@@ -148,27 +184,29 @@ class Opener:
         if not task.cancelled():
             task.exception()  # seen, also if nobody waits any more
 
-    async def _derived(
-        self, record: AccountRecord, secret: Secret, mark: bytes, source: str, *, counted: bool
-    ) -> OpenVault:
+    async def _derived(self, attempt: Try, mark: bytes) -> OpenVault:
+        record, source = attempt.record, attempt.source
         guessing = self._guessing_about(record)
         try:
-            vault_key = await self._pool.run(self._vault_key, record, secret)
+            after, vault_key = await self._pool.run(self._vault_key, attempt)
         except WrongSecret:
             self._wrong.add(mark, self._now())
             raise
         except BaseException:
-            if counted:
+            if attempt.counted:
                 guessing.withdraw(record.account_id, source)
             raise
-        guessing.succeeded(record.account_id, source, counted=counted)
-        await self._check_unchanged(record)
-        return self._vaults.put(record, vault_key, mark, source, self._now())
+        guessing.succeeded(record.account_id, source, counted=attempt.counted)
+        await self._check_unchanged(after)
+        mark = self._recogniser.mark(after, attempt.secret, attempt.kind)
+        return self._vaults.put(after, vault_key, mark, source, self._now())
 
-    def _vault_key(self, record: AccountRecord, secret: Secret) -> VaultKey:
-        if record.holds_ciphertext:
-            return self._accounts.open(record, secret)
-        return self._accounts.dummy_open(secret)
+    def _vault_key(self, attempt: Try) -> tuple[AccountRecord, VaultKey]:
+        record, secret = attempt.record, attempt.secret
+        if not record.holds_ciphertext:
+            self._accounts.dummy_open(secret)
+        opened = self._accounts.open(record, secret, attempt.kind, handle=attempt.handle)
+        return self._settle(record, opened, secret, verified=attempt.verified)
 
     async def _check_unchanged(self, record: AccountRecord) -> None:
         """Conflict if the account changed while Argon2id ran, which takes seconds under load."""

@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any
 
 from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.secret import Secret
+from lmtp_atrest.unlock.requests import OPERATION_NAMES, OPERATIONS, Request, Role
 
 SERVICE = "lmtp-atrest unlock"
 VERSION = 1
@@ -22,15 +22,6 @@ LINE_LIMIT = 64 * 1024  # with its LF; the longest real request is an `unwrap` o
 REPLY_LIMIT = 16 * 1024 * 1024  # for clients: `account-list` of a large site is some MiB
 # What the Lua script of the dovecot socket can read without a JSON library.
 FLAT_VALUE = re.compile(r"[ !#-\[\]-~]*")
-
-
-class Role(StrEnum):
-    """A socket and what may be asked there; `evict` is a process of its own."""
-
-    DOVECOT = "dovecot"
-    READER = "reader"
-    ADMIN = "admin"
-    EVICT = "evict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,226 +41,10 @@ class ProtocolError(AtRestError):
         self.fatal = fatal  # the connection cannot go on: where the next line begins is unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Dovecot logs a user in."""
-
-    name: str
-    service: str
-    mechanism: str
-    site_verified: bool
-    secret: Secret | None = None
-    master: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AppLogin:
-    """Dovecot asks about an app password before the site's own passdb."""
-
-    name: str
-    secret: Secret
-    service: str = ""
-    mechanism: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Dovecot asks for the public half: deliveries, doveadm."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A reader logs a user in."""
-
-    name: str
-    secret: Secret
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """A reader asks for the private keys."""
-
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unwrap:
-    """A reader asks for the key of one message; `header` is the message's dcrypt header."""
-
-    token: str
-    header: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """A reader says that its user is still there."""
-
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """A reader ends the open vault of its user."""
-
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the service does."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionList:
-    """Which vaults are open."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLock:
-    """End one account's open vault and its readers."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccountAdd:
-    """Make a plain account; the site's own home and Maildir where none are given."""
-
-    name: str
-    home: str = ""
-    maildir: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AccountEnable:
-    """Encrypt an account's mail from now on."""
-
-    name: str
-    secret: Secret
-
-
-@dataclass(frozen=True, slots=True)
-class AccountList:
-    """All accounts."""
-
-
-@dataclass(frozen=True, slots=True)
-class AccountShow:
-    """One account and its slots."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRename:
-    """Give an account another login name."""
-
-    name: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccountAlias:
-    """Add a name to an account, or take it away."""
-
-    name: str
-    alias: str
-    remove: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRemove:
-    """Remove an account; its closed vault is kept."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Ask the evict helper who is in."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Ask the evict helper to end a user's sessions and to remove the cache in RAM."""
-
-    name: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Ask the evict helper which accounts have an index cache in RAM, after this id."""
-
-    after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Ask the evict helper to remove an account's index cache."""
-
-    account: str
-
-
-DovecotRequest: TypeAlias = Login | AppLogin | Lookup
-ReaderRequest: TypeAlias = Open | Keys | Unwrap | Renew | Lock
-AdminRequest: TypeAlias = (
-    Status
-    | SessionList
-    | SessionLock
-    | AccountAdd
-    | AccountEnable
-    | AccountList
-    | AccountShow
-    | AccountRename
-    | AccountAlias
-    | AccountRemove
-)
-EvictRequest: TypeAlias = Who | End | Caches | Forget
-Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | EvictRequest
-
-_D = frozenset({Role.DOVECOT, Role.ADMIN})
-_R = frozenset({Role.READER, Role.ADMIN})
-_A = frozenset({Role.ADMIN})
-_E = frozenset({Role.EVICT})
-
-OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
-    "login": (Login, _D),
-    "app-login": (AppLogin, _D),
-    "lookup": (Lookup, _D),
-    "open": (Open, _R),
-    "keys": (Keys, _R),
-    "unwrap": (Unwrap, _R),
-    "renew": (Renew, _R),
-    "lock": (Lock, _R),
-    "status": (Status, _A),
-    "session-list": (SessionList, _A),
-    "session-lock": (SessionLock, _A),
-    "account-add": (AccountAdd, _A),
-    "account-enable": (AccountEnable, _A),
-    "account-list": (AccountList, _A),
-    "account-show": (AccountShow, _A),
-    "account-rename": (AccountRename, _A),
-    "account-alias": (AccountAlias, _A),
-    "account-remove": (AccountRemove, _A),
-    "who": (Who, _E),
-    "end": (End, _E),
-    "caches": (Caches, _E),
-    "forget": (Forget, _E),
-}
-_OPERATION_NAMES = {kind: name for name, (kind, _) in OPERATIONS.items()}
-
 # Fields whose raw bytes travel as base64; all other strings are what they are.
 _NAMES = frozenset({"name", "new", "alias"})
 _BYTES = frozenset({"header"})
-_SECRETS = frozenset({"secret"})
+_SECRETS = frozenset({"secret", "new_secret", "code", "passphrase"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +116,7 @@ def parse_request(line: bytes, role: Role) -> Request:
 
 def encode_request(request: Request) -> bytes:
     """The line of a request, for clients."""
-    values: dict[str, Any] = {"op": _OPERATION_NAMES[type(request)]}
+    values: dict[str, Any] = {"op": OPERATION_NAMES[type(request)]}
     for item in fields(request):
         value = getattr(request, item.name)
         if value is not None:
@@ -464,7 +239,18 @@ def _secret(name: str, value: str) -> Secret:
     return Secret(_raw(name, value))
 
 
-_BOOLEANS = frozenset({"site_verified", "remove"})
+_BOOLEANS = frozenset(
+    {
+        "site_verified",
+        "remove",
+        "compromised",
+        "accept_admin",
+        "undo",
+        "suspended",
+        "wanted",
+        "new_key",
+    }
+)
 _DECODERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(_NAMES, _name),
     **dict.fromkeys(_SECRETS, _secret),

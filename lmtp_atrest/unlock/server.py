@@ -23,13 +23,12 @@ from lmtp_atrest.unlock.protocol import (
     Peer,
     ProtocolError,
     Reply,
-    Request,
-    Role,
     encode_reply,
     error_reply,
     greeting,
     parse_request,
 )
+from lmtp_atrest.unlock.requests import Request, Role
 
 log = logger("unlock")
 

@@ -1,27 +1,25 @@
-"""What the dovecot and reader sockets do: requests to accounts and vaults, results to replies.
+"""What the reader socket does, and what all sockets share: from requests to replies.
 
-Keys leave only from here, and only after the account's record was read from the primary store for
-this very request. Replies to Dovecot are flat and say nothing that a login user could not know.
+Keys leave only from here and from `logins.py`, and only after the account's record was read from
+the primary store for this very request.
 """
 
 import asyncio
 import base64
-import secrets
 import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.accounts import Accounts, handout
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.dcrypt import parse_header
-from lmtp_atrest.crypto.keypair import PrivateKey
-from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.errors import (
     Alarm,
     AtRestError,
+    BadCode,
     Busy,
     Conflict,
     Damaged,
@@ -31,20 +29,16 @@ from lmtp_atrest.errors import (
     WrongState,
 )
 from lmtp_atrest.names import InvalidName, Names
-from lmtp_atrest.secret import Secret
 from lmtp_atrest.telemetry import alarm, logger
 from lmtp_atrest.unlock.evict import Evictor
-from lmtp_atrest.unlock.opening import KdfPool, Opener
-from lmtp_atrest.unlock.protocol import (
-    AppLogin,
+from lmtp_atrest.unlock.opening import KdfPool, Opener, Settle, Try
+from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import (
     Keys,
     Lock,
-    Login,
-    Lookup,
     Open,
-    Peer,
     Renew,
-    Reply,
     Request,
     Role,
     Unwrap,
@@ -53,26 +47,6 @@ from lmtp_atrest.unlock.vaults import NoSession, OpenVault, OpenVaults
 
 log = logger("unlock")
 
-SERVICES_WITH_KEYS = frozenset({"imap", "pop3"})
-MECHANISMS_WITH_SECRET = frozenset({"PLAIN", "LOGIN"})
-# Dovecot's auth worker drops a reply over 8,192 bytes and nobody gets in: 11 prime256v1 or 8
-# secp521r1 keys were measured to fit. The rest of the reply is names, paths and the public key.
-WORKER_REPLY_BYTES = 8192
-WORKER_REPLY_OVERHEAD = 480
-KEY_FIELD_OVERHEAD = len("userdb_mail_crypt_global_private_key_password10=\t") + len(
-    "userdb_mail_crypt_global_private_key10=\t"
-)
-
-REFUSED_MASTER = "The mail of this account is encrypted: a master user cannot open it."
-REFUSED_MECHANISM = (
-    "The mail of this account is encrypted: the mail program has to send the password itself "
-    "(PLAIN or LOGIN, over TLS)."
-)
-REFUSED_UNVERIFIED = "The mail of this account is encrypted: the site did not check the password."
-REFUSED_MISMATCH = (
-    "The mail of this account is encrypted with another password than the one you logged in with. "
-    "Log in with the password from before the last change, or ask your administrator."
-)
 REFUSED_TOO_MANY_KEYS = (
     "This account has more keys than a login can carry: ask your administrator."
 )
@@ -83,7 +57,7 @@ class TooManyKeys(AtRestError):
 
 
 class Service:
-    """The operations of the dovecot and reader sockets; `unlock/administration.py` adds others."""
+    """The operations of the reader socket; others of this package add theirs."""
 
     def __init__(
         self,
@@ -91,21 +65,24 @@ class Service:
         accounts: Accounts,
         evictor: Evictor,
         *,
+        notices: Outbox,
+        settle: Settle,
         pool: KdfPool | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config.unlock
+        self.directory_is_ours = config.directory.source == "keystore"
         self.accounts = accounts
         self.evictor = evictor
+        self._notices = notices
         self.names = Names(config.names, config.lmtp.recipient_delimiter)
         self.now = now
         self.pool = pool or KdfPool()
         self.vaults = OpenVaults(self.config.session.idle, self.config.session.age)
-        self.opener = Opener(accounts, self.vaults, self.pool, self.config.trusted_sources, now)
+        self.opener = Opener(
+            accounts, self.vaults, self.pool, self.config.trusted_sources, now, settle
+        )
         self._operations: dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]] = {
-            Login: self._login,
-            AppLogin: self._app_login,
-            Lookup: self._lookup,
             Open: self._open,
             Keys: self._keys,
             Unwrap: self._unwrap,
@@ -173,66 +150,22 @@ class Service:
             return None
         return await asyncio.to_thread(self.accounts.record, canonical)
 
-    # ---- dovecot
+    async def settled(self, record: AccountRecord, vault: OpenVault) -> AccountRecord:
+        """The record that this open vault belongs to: opening it may have changed the account."""
+        if vault.epoch == record.epoch:
+            return record
+        after = await asyncio.to_thread(self.accounts.record_by_id, record.account_id)
+        if after is None or after.epoch != vault.epoch:
+            message = f"account {record.account_id} changed while its vault was opened"
+            raise Conflict(message)
+        return after
 
-    async def _login(self, request: Login, peer: Peer) -> Reply:
-        record = await self.record(request.name)
-        if record is None or not record.holds_ciphertext:
-            return Reply("not-enrolled")
-        if request.service not in SERVICES_WITH_KEYS:
-            return Reply("no-keys")
-        if reason := _refusal(request):
-            log.info("login refused", account=record.account_id, reason=reason)
-            return Reply("refused", {"reason": reason})
-        assert request.secret is not None  # noqa: S101 - _refusal said so; for the type checker
-        try:
-            vault = await self.opener.open(record, request.secret, request.source, verified=True)
-        except WrongSecret:
-            return self._mismatch(record)
-        keys = await asyncio.to_thread(self._worker_keys, record, vault)
-        log.info("login", account=record.account_id, service=request.service, keys=len(keys) // 2)
-        fields = {**self._public_fields(record), "keys": str(len(keys) // 2), **keys}
-        return Reply("opened", fields)
+    async def tell(self, record: AccountRecord, kind: str, quiet: int = 0) -> None:
+        """Have a notice sent to the account's owner; never fails what it tells of.
 
-    def _mismatch(self, record: AccountRecord) -> Reply:
-        log.warning("login with another password", account=record.account_id)
-        if self.config.on_mismatch == "let-in-closed":
-            return Reply("closed", {**self._public_fields(record), "keys": "0"})
-        return Reply("refused", {"reason": REFUSED_MISMATCH})
-
-    async def _app_login(self, _request: AppLogin, _peer: Peer) -> Reply:
-        return Reply("not-enrolled")  # app passwords are not there yet
-
-    async def _lookup(self, request: Lookup, _peer: Peer) -> Reply:
-        record = await self.record(request.name)
-        if record is None or not record.holds_ciphertext:
-            return Reply("not-enrolled")
-        return Reply("found", self._public_fields(record))
-
-    def _public_fields(self, record: AccountRecord) -> dict[str, str]:
-        pem = PublicKey.from_der(record.public_key).pem()
-        fields = {
-            "account": record.account_id,
-            "state": record.state.value,
-            "public_key": _base64(pem),
-            "temp_dir": str(self.config.temp_dir),
-            "cache": self.config.cache,
-        }
-        if self.config.cache == "ram":
-            fields["cache_dir"] = str(self.config.cache_root / record.account_id)
-        return fields
-
-    def _worker_keys(self, record: AccountRecord, vault: OpenVault) -> dict[str, str]:
-        fields = {}
-        size = WORKER_REPLY_OVERHEAD
-        for number, key in enumerate(self.accounts.private_keys(record, vault.vault_key), 1):
-            pem, password = _one_time(key)
-            fields[f"private_key{number}"], fields[f"password{number}"] = pem, password
-            size += len(pem) + len(password) + KEY_FIELD_OVERHEAD
-        if size > WORKER_REPLY_BYTES:
-            message = f"account {record.account_id}: {len(fields) // 2} keys take {size} bytes"
-            raise TooManyKeys(message)
-        return fields
+        `quiet`: milliseconds in which the same notice is not sent again.
+        """
+        await asyncio.to_thread(self._notices.add, record, kind, quiet)
 
     # ---- reader
 
@@ -243,7 +176,8 @@ class Service:
                 return Reply("not-enrolled")
             # On the reader socket a plain account looks like none, and none like a wrong secret.
             record = self.opener.nobody(request.name)
-        vault = await self.opener.open(record, request.secret, request.source)
+        vault = await self.opener.open(Try(record, request.secret, request.source))
+        record = await self.settled(record, vault)
         log.info("opened for a reader", account=record.account_id, uid=peer.uid)
         return Reply(
             "opened",
@@ -276,7 +210,7 @@ class Service:
     def _reader_keys(self, record: AccountRecord, vault: OpenVault) -> list[dict[str, str]]:
         keys = []
         for key in self.accounts.private_keys(record, vault.vault_key):
-            pem, password = _one_time(key)
+            pem, password = handout.one_time(key)
             keys.append({"key_id": key.key_id.hex(), "private_key": pem, "password": password})
         return keys
 
@@ -345,29 +279,10 @@ _RESULTS: tuple[tuple[type[AtRestError], str], ...] = (
     (Damaged, "damaged"),
     (Alarm, "alarm"),
     (InvalidName, "invalid-name"),
+    (BadCode, "bad-code"),
     (UsageError, "usage"),
 )
 _FOR_EVERYBODY = frozenset({"wrong-secret", "no-such-session", "busy"})
-
-
-def _refusal(request: Login) -> str:
-    """Why this login gets no key although its service might; empty if it may try."""
-    if not request.site_verified:
-        return REFUSED_UNVERIFIED
-    if request.master:
-        return REFUSED_MASTER
-    if request.mechanism.upper() not in MECHANISMS_WITH_SECRET or not request.secret:
-        return REFUSED_MECHANISM
-    return ""
-
-
-def _one_time(key: PrivateKey) -> tuple[str, str]:
-    """The key as base64 of an encrypted PEM, and the password that is good for it alone.
-
-    Dovecot's debug log prints the key but hides every field with "pass" in its name.
-    """
-    password = secrets.token_urlsafe(16)
-    return _base64(key.encrypted_pem(Secret(password.encode()))), password
 
 
 def _base64(data: bytes) -> str:

@@ -4,14 +4,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-from lmtp_atrest.accounts import Accounts
+from lmtp_atrest.accounts import Accounts, AdminRecovery, Generations, Opened, SlotChanges
 from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.records import AccountRecord
+from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.directory import Directory, DovecotDirectory, directory_of
+from lmtp_atrest.keystore.audit import Audit
+from lmtp_atrest.keystore.notices import Notices
+from lmtp_atrest.secret import Secret
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
+from lmtp_atrest.unlock.adminrecovery import AdminOperations
+from lmtp_atrest.unlock.enrolment import Enrolment
 from lmtp_atrest.unlock.evict import Evictor
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.keylife import KeyLife
+from lmtp_atrest.unlock.logins import Logins
+from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.requests import Role
 from lmtp_atrest.unlock.server import RoleServer, uids_of
 from lmtp_atrest.unlock.service import Service
 
@@ -38,16 +49,19 @@ async def serve(
     what `hardening_missing` names.
     """
     directory = directory_of(config)
-    service = build_service(
+    parts = build(
         config,
         accounts,
         directory,
         barrier_seconds=barrier_seconds,
         hardening_missing=hardening_missing,
     )
+    service = parts.service
+    await parts.admin.apply_policy()
     servers = build_servers(config, service)
     chores = (
         asyncio.create_task(_repeat(service.expire, EXPIRY_SECONDS)),
+        asyncio.create_task(_repeat(parts.outbox.send, EXPIRY_SECONDS)),
         asyncio.create_task(_repeat(service.forget_unused_caches, TIDY_SECONDS)),
     )
     try:
@@ -69,7 +83,16 @@ async def serve(
         log.info("stopped")
 
 
-def build_service(
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The service with all its operations, and what else runs beside it."""
+
+    service: Service
+    outbox: Outbox
+    admin: AdminOperations
+
+
+def build(
     config: Config,
     accounts: Accounts,
     directory: Directory,
@@ -77,9 +100,28 @@ def build_service(
     now: Callable[[], float] = time.monotonic,
     barrier_seconds: float = BARRIER_SECONDS,
     hardening_missing: Sequence[str] = (),
-) -> Service:
+) -> Parts:
     """All operations of all three sockets, without the sockets."""
-    service = Service(config, accounts, Evictor(config.unlock.evict.socket), now=now)
+    generations = Generations(accounts)
+    slots = SlotChanges(accounts, generations)
+    admin = AdminRecovery(accounts, Audit(accounts.vaults.store))
+    outbox = Outbox(
+        config.notices, accounts, Notices(accounts.vaults.store), config.names.default_domain
+    )
+
+    def settle(
+        record: AccountRecord, opened: Opened, secret: Secret, *, verified: bool
+    ) -> tuple[AccountRecord, VaultKey]:
+        return slots.settle(record, opened, secret, admin.record(), verified=verified)
+
+    service = Service(
+        config,
+        accounts,
+        Evictor(config.unlock.evict.socket),
+        notices=outbox,
+        settle=settle,
+        now=now,
+    )
     administration = Administration(
         config,
         service,
@@ -87,8 +129,16 @@ def build_service(
         barrier_seconds=barrier_seconds,
         hardening_missing=hardening_missing,
     )
-    service.add_operations(administration.operations())
-    return service
+    enrolment = Enrolment(config.atrest, service, admin, administration.add_found)
+    operations = AdminOperations(config, service, administration, admin, slots)
+    for part in (
+        Logins(service, directory, enrolment),
+        administration,
+        KeyLife(config, service, administration, admin, generations, slots),
+        operations,
+    ):
+        service.add_operations(part.operations())
+    return Parts(service, outbox, operations)
 
 
 def build_servers(config: Config, service: Service) -> list[RoleServer]:

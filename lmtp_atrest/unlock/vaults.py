@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from lmtp_atrest.crypto.records import AccountRecord
+from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.errors import NotFound
 from lmtp_atrest.secret import Secret
@@ -41,10 +42,13 @@ class Recogniser:
         raw = name.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(raw, key=self._key.reveal(), digest_size=16).hexdigest()
 
-    def mark(self, record: AccountRecord, secret: Secret) -> bytes:
-        """A keyed hash of the secret, bound to account, vault, slots and epoch."""
+    def mark(
+        self, record: AccountRecord, secret: Secret, kind: SlotKind = SlotKind.PASSWORD
+    ) -> bytes:
+        """A keyed hash of the secret, bound to account, vault, slots, epoch and kind of slot."""
         state = (
             f"{record.account_id} {record.vault_id} {record.slots_digest.hex()} {record.epoch} "
+            f"{kind} "
         )
         return hashlib.blake2b(
             state.encode() + secret.reveal(), key=self._key.reveal(), digest_size=32

@@ -12,7 +12,7 @@ import pytest
 from lmtp_atrest.cli.demo import CONFIG, Lmtp
 from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.requests import Role
 from tests.cli.calling import Result, call
 from tests.ports import free_port
 

@@ -15,7 +15,7 @@ from lmtp_atrest.config import Listener
 from lmtp_atrest.doctor.services import as_user, greets_lmtp, greets_unlock
 from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.requests import Role
 from tests.cli.calling import call
 from tests.cli.conftest import RunningSite
 from tests.ports import free_port

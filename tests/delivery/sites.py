@@ -93,7 +93,7 @@ class DeliverySite:
         if not dcrypt.is_sealed(data[:64]):
             return data
         record = self._owner(path).record
-        vault_key = self.site.accounts.open(record, PASSWORD)
+        vault_key = self.site.accounts.open(record, PASSWORD).vault_key
         keys = self.site.accounts.private_keys(record, vault_key)
         return dcrypt.open_bytes(data, lambda header: dcrypt.unwrap(header, keys[0]))
 

@@ -9,7 +9,7 @@ import pytest
 
 from lmtp_atrest.crypto.dcrypt import seal
 from lmtp_atrest.crypto.publickey import PublicKey
-from lmtp_atrest.unlock.protocol import Lookup, SessionLock
+from lmtp_atrest.unlock.requests import Lookup, SessionLock
 from tests.integration.site import ALICE, PASSWORD
 from tests.peers.atrest import AtRest
 from tests.peers.dovecot import Dovecot, Imap

@@ -113,7 +113,7 @@ def test_a_new_slot_that_does_not_open_is_never_used(
 
 def test_a_password_is_only_tried_at_password_slots(site: CheapSite) -> None:
     record = site.add(password=PASSWORD)
-    vault_key, code = site.accounts.open(record, PASSWORD), Secret(b"a generated secret")
+    vault_key, code = site.accounts.open(record, PASSWORD).vault_key, Secret(b"a generated secret")
     vault = site.vaults.get(record.vault_id)
     assert vault is not None
     other = make_slot(
@@ -126,16 +126,16 @@ def test_a_password_is_only_tried_at_password_slots(site: CheapSite) -> None:
         created=1,
     )
     both = (other, *vault.slots)
-    after = site.accounts._commit(
+    after = site.accounts.commit(
         record.next(slots_digest=digest_of(both)), replace(vault, slots=both)
     )
-    assert site.accounts.open(after, PASSWORD) == vault_key
+    assert site.accounts.open(after, PASSWORD).vault_key == vault_key
     with pytest.raises(WrongSecret):
         site.accounts.open(after, code)
     # A rekey takes the other slot along without knowing its secret.
-    again = site.accounts.rekey(after, vault_key)
+    again = site.generations.rekey(after, vault_key)[0]
     resealed = site.vaults.get(again.vault_id)
     assert resealed is not None
-    fresh = site.accounts.open(again, PASSWORD)
+    fresh = site.accounts.open(again, PASSWORD).vault_key
     assert fresh != vault_key
     assert [s.open(code) == fresh for s in resealed.slots if s.kind is other.kind] == [True]

@@ -19,7 +19,8 @@ from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.vaults import Vaults
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import SyncClient
-from lmtp_atrest.unlock.protocol import Reply, Request, Role
+from lmtp_atrest.unlock.protocol import Reply
+from lmtp_atrest.unlock.requests import Request, Role
 from tests.peers.dovecot import Dovecot
 from tests.peers.root import attempts, free_ports, wait_for_port
 

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from lmtp_atrest.config import Config, Evict, Mail, Peers, Session, Unlock
+from lmtp_atrest.config import Config, Evict, Mail, Notices, Peers, Session, Unlock
 from lmtp_atrest.config import Directory as DirectorySection
 from lmtp_atrest.directory import KeystoreDirectory
 from lmtp_atrest.unlock.client import Client
-from lmtp_atrest.unlock.protocol import LINE_LIMIT, Role
+from lmtp_atrest.unlock.protocol import LINE_LIMIT
+from lmtp_atrest.unlock.requests import Role
 from lmtp_atrest.unlock.server import RoleServer
-from lmtp_atrest.unlock.serving import build_servers, build_service
+from lmtp_atrest.unlock.serving import build, build_servers
 from tests.sites import CheapSite
 
 ME = getpass.getuser()
@@ -44,6 +45,7 @@ def config_for(sockets: Path, **unlock: Any) -> Config:
         directory=DirectorySection(source="keystore"),
         mail=Mail(root=sockets / "mail"),
         unlock=Unlock(**settings),
+        notices=Notices(smtp=None),
     )
 
 
@@ -54,9 +56,10 @@ class Running:
         self.site = site
         self.config = config
         self.clock = Clock()
-        self.service = build_service(
+        self.parts = build(
             config, site.accounts, KeystoreDirectory(), now=self.clock, barrier_seconds=0.01
         )
+        self.service = self.parts.service
         self.servers: list[RoleServer] = build_servers(config, self.service)
 
     def path(self, role: Role) -> Path:

@@ -23,7 +23,7 @@ import pytest
 
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.publickey import PublicKey
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.requests import Role
 from tests.unlock.conftest import ALICE
 from tests.unlock.running import Running
 

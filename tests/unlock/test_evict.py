@@ -12,17 +12,8 @@ from lmtp_atrest.errors import TemporaryFailure, UsageError
 from lmtp_atrest.unlock import evict
 from lmtp_atrest.unlock.caches import keep_below, remove_all_caches, remove_cache
 from lmtp_atrest.unlock.evict import Evictor, EvictService, read_table
-from lmtp_atrest.unlock.protocol import (
-    Caches,
-    End,
-    Forget,
-    Login,
-    Peer,
-    Reply,
-    Role,
-    SessionLock,
-    Who,
-)
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import Caches, End, Forget, Login, Role, SessionLock, Who
 from lmtp_atrest.unlock.server import RoleServer
 from tests.sites import CheapSite
 from tests.unlock.conftest import ALICE, PASSWORD

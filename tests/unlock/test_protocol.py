@@ -10,19 +10,15 @@ from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock import protocol
 from lmtp_atrest.unlock.protocol import (
     LINE_LIMIT,
-    OPERATIONS,
     Lines,
-    Login,
-    Open,
     ProtocolError,
     Reply,
-    Role,
-    Status,
     encode_reply,
     encode_request,
     parse_reply,
     parse_request,
 )
+from lmtp_atrest.unlock.requests import OPERATIONS, Login, Open, Role, Status
 
 LOGIN: dict[str, Any] = {
     "op": "login",

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from lmtp_atrest import telemetry
-from lmtp_atrest.unlock.protocol import Role
+from lmtp_atrest.unlock.requests import Role
 from tests.unlock.conftest import ALICE, PASSWORD
 from tests.unlock.running import Running
 

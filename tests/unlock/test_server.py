@@ -18,7 +18,8 @@ from lmtp_atrest.errors import ConfigError, TemporaryFailure, WrongSecret
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock import server as server_module
 from lmtp_atrest.unlock.client import Client, SocketUnwrap, SyncClient
-from lmtp_atrest.unlock.protocol import Open, Peer, Reply, Request, Role, Status
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import Open, Request, Role, Status
 from lmtp_atrest.unlock.server import RoleServer, uids_of
 from lmtp_atrest.unlock.serving import serve
 from tests.sites import CheapSite

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from lmtp_atrest.accounts import Generations, handout
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.keypair import PrivateKey
 from lmtp_atrest.crypto.publickey import Curve, PublicKey
@@ -24,7 +25,8 @@ from lmtp_atrest.errors import (
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock import service as service_module
 from lmtp_atrest.unlock.opening import KdfPool
-from lmtp_atrest.unlock.protocol import (
+from lmtp_atrest.unlock.protocol import Peer, Reply, encode_reply
+from lmtp_atrest.unlock.requests import (
     AccountAdd,
     AccountAlias,
     AccountEnable,
@@ -38,16 +40,13 @@ from lmtp_atrest.unlock.protocol import (
     Login,
     Lookup,
     Open,
-    Peer,
     Renew,
-    Reply,
     Request,
     Role,
     SessionList,
     SessionLock,
     Status,
     Unwrap,
-    encode_reply,
 )
 from tests.sites import CheapSite
 from tests.unlock.conftest import ALICE, BOB, PASSWORD
@@ -95,7 +94,7 @@ async def test_a_login_carries_the_private_keys_newest_first(unlock: Running) ->
     accounts = unlock.site.accounts
     record = accounts.record(ALICE)
     assert record is not None
-    accounts.rekey(record, accounts.open(record, PASSWORD))
+    Generations(accounts).rekey(record, accounts.open(record, PASSWORD).vault_key)
     reply = await ask(unlock, login())
     assert (reply.result, reply["keys"], reply["state"]) == ("opened", "2", "encrypted")
     after = accounts.record(ALICE)
@@ -192,7 +191,7 @@ async def test_verified_logins_are_no_guesses_and_are_never_slowed(unlock: Runni
 async def test_a_login_with_more_keys_than_a_worker_reply_holds_is_refused(
     unlock: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "WORKER_REPLY_BYTES", 900)
+    monkeypatch.setattr(handout, "WORKER_REPLY_BYTES", 900)
     with capture_logs() as logs:
         reply = await ask(unlock, login())
     assert (reply.result, reply["reason"]) == ("refused", service_module.REFUSED_TOO_MANY_KEYS)
@@ -201,9 +200,9 @@ async def test_a_login_with_more_keys_than_a_worker_reply_holds_is_refused(
 
 @pytest.mark.parametrize(("curve", "most"), [(Curve.PRIME256V1, 11), (Curve.SECP521R1, 8)])
 async def test_as_many_keys_fit_as_dovecot_was_measured_to_take(curve: Curve, most: int) -> None:
-    pem, password = service_module._one_time(PrivateKey.generate(curve))
-    each = len(pem) + len(password) + service_module.KEY_FIELD_OVERHEAD
-    room = service_module.WORKER_REPLY_BYTES - service_module.WORKER_REPLY_OVERHEAD
+    pem, password = handout.one_time(PrivateKey.generate(curve))
+    each = len(pem) + len(password) + handout.KEY_FIELD_OVERHEAD
+    room = handout.WORKER_REPLY_BYTES - handout.WORKER_REPLY_OVERHEAD
     assert room // each == most
 
 
@@ -380,7 +379,7 @@ async def test_a_changed_account_closes_the_vault_at_its_next_use(
     if change == "rename":
         accounts.rename(ALICE, "alina@example.org")
     elif change == "rekey":
-        accounts.rekey(record, accounts.open(record, PASSWORD))
+        Generations(accounts).rekey(record, accounts.open(record, PASSWORD).vault_key)
     else:
         accounts.remove(ALICE)
     assert (await ask(unlock, Keys(token), READER)).result == "no-such-session"
@@ -423,7 +422,7 @@ async def test_an_account_is_added_enabled_shown_and_removed(unlock: Running) ->
     assert (enabled.result, enabled["readers_remaining"]) == ("enabled", "unknown")
     assert (await ask(unlock, login(name="carol@example.org"))).result == "opened"
     shown = await ask(unlock, AccountShow("carol@example.org"), ADMIN)
-    assert [slot["kind"] for slot in shown["slots"]] == ["password"]
+    assert sorted(slot["kind"] for slot in shown["slots"]) == ["password", "recovery-code"]
     listed = await ask(unlock, AccountList(), ADMIN)
     assert [account["names"][0] for account in listed["accounts"]] == [
         ALICE,

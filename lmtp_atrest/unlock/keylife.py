@@ -1,0 +1,396 @@
+"""The life of an account's keys, for the admin socket: codes, passwords, keys, freezing.
+
+Each operation opens the vault with a secret that it was given, has `accounts` make one change, and
+then ends what still holds the state before it: the open vault, and the readers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from lmtp_atrest import notify
+from lmtp_atrest.accounts import AdminRecovery, Generations, SlotChanges
+from lmtp_atrest.config import Config
+from lmtp_atrest.crypto import recovery_code
+from lmtp_atrest.crypto.records import AccountRecord, VaultSeal
+from lmtp_atrest.crypto.slots import SlotKind
+from lmtp_atrest.crypto.vault import VaultKey
+from lmtp_atrest.errors import AtRestError, UsageError, WrongSecret, WrongState
+from lmtp_atrest.secret import Secret
+from lmtp_atrest.strength import judge
+from lmtp_atrest.telemetry import logger
+from lmtp_atrest.unlock.administration import Administration, account_reply
+from lmtp_atrest.unlock.passwordcommand import run_password_command
+from lmtp_atrest.unlock.protocol import Peer, Reply
+from lmtp_atrest.unlock.requests import (
+    AccountAdmin,
+    AccountCode,
+    AccountDisable,
+    AccountEnable,
+    AccountFreeze,
+    AccountJoin,
+    AccountPassword,
+    AccountPasswordAbort,
+    AccountRecover,
+    AccountReset,
+    AccountRotate,
+    AccountSuspend,
+    AccountThaw,
+    AppPasswordAdd,
+    AppPasswordRemove,
+)
+from lmtp_atrest.unlock.service import Service
+
+log = logger("unlock")
+
+T = TypeVar("T")
+
+KINDS = {"password": SlotKind.PASSWORD, "code": SlotKind.RECOVERY_CODE}
+LABEL_LIMIT = 64
+
+
+class KeyLife:
+    """The operations on an account's keys."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        administration: Administration,
+        admin: AdminRecovery,
+        generations: Generations,
+        slots: SlotChanges,
+    ) -> None:
+        self._config = config
+        self._service = service
+        self._accounts = service.accounts
+        self._administration = administration
+        self._admin = admin
+        self._generations = generations
+        self._slots = slots
+
+    def operations(self) -> dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]:
+        """The operations by request, for the service."""
+        return {
+            AccountEnable: self._enable,
+            AccountCode: self._code,
+            AccountRecover: self._recover,
+            AccountPassword: self._password,
+            AccountPasswordAbort: self._password_abort,
+            AccountJoin: self._join,
+            AccountReset: self._reset,
+            AccountRotate: self._rotate,
+            AccountDisable: self._disable,
+            AccountFreeze: self._freeze,
+            AccountThaw: self._thaw,
+            AccountSuspend: self._suspend,
+            AccountAdmin: self._choose_admin,
+            AppPasswordAdd: self._app_password_add,
+            AppPasswordRemove: self._app_password_remove,
+        }
+
+    # ---- enable, and recovery codes
+
+    async def _enable(self, request: AccountEnable, _peer: Peer) -> Reply:
+        if not request.secret:
+            message = "an empty password cannot open anything"
+            raise UsageError(message)
+        name = self._administration.canonical(request.name)
+        code = recovery_code.generate() if self._config.recovery.code else None
+        self._check_mail_to(request.mail_to, code)
+        warning = await self._warning(request.secret, name)
+        admin = await asyncio.to_thread(self._admin.record)
+        if admin.policy == "required" and admin.key is None:
+            message = "recovery.admin is required, but no password is set: admin-recovery set"
+            raise WrongState(message)
+        record = await self._run(self._accounts.enable, name, request.secret, code, admin)
+        await asyncio.sleep(self._administration.barrier_seconds)
+        await self._service.tell(record, "enabled")
+        remaining = await self._service.evictor.end(record.names, record.account_id)
+        shown = await self._shown(record, code, request.mail_to)
+        return account_reply("enabled", record, readers_remaining=remaining, **shown, **warning)
+
+    async def _code(self, request: AccountCode, _peer: Peer) -> Reply:
+        code = recovery_code.generate()
+        self._check_mail_to(request.mail_to, code)
+        record, vault_key = await self._opened(request.name, request.secret)
+        after = await self._run(self._slots.replace_code, record, vault_key, code)
+        await self._service.tell(after, "code-made")
+        shown = await self._shown(after, code, request.mail_to)
+        return await self._changed(after, "changed", **shown)
+
+    async def _recover(self, request: AccountRecover, _peer: Peer) -> Reply:
+        typed = recovery_code.read(request.code.reveal())
+        code = recovery_code.generate()
+        record = await self._administration.existing(request.name)
+        warning = await self._checked_strength(request.new_secret, record)
+        opened = await self._run(
+            lambda: self._accounts.open(record, typed, SlotKind.RECOVERY_CODE)
+        )
+        after = await self._run(
+            lambda: self._slots.replace_password(
+                record,
+                opened.vault_key,
+                request.new_secret,
+                code,
+                compromised=request.compromised,
+            )
+        )
+        await self._service.tell(after, "recovered")
+        shown = await self._shown(after, code)
+        return await self._changed(after, "recovered", **shown, **warning)
+
+    def _check_mail_to(self, address: str, code: Secret | None) -> None:
+        """UsageError where a code may not be mailed, or not to there."""
+        if not address:
+            return
+        if code is None or not self._config.recovery.mail_code:
+            message = "this site mails no recovery codes (recovery.mail_code)"
+            raise UsageError(message)
+        local, _, domain = address.rpartition("@")
+        if not local or self._is_ours(domain.lower()):
+            message = (
+                "the address must be outside this site: a code that is mailed into the mailbox "
+                "which it opens cannot be read when it is needed"
+            )
+            raise UsageError(message)
+
+    def _is_ours(self, domain: str) -> bool:
+        names = self._config.names
+        ours = {*names.alias_domains, *names.alias_domains.values(), names.default_domain or ""}
+        for record in self._accounts.all():
+            ours |= {name.rpartition("@")[2] for name in record.names}
+        return domain in ours
+
+    async def _shown(
+        self, record: AccountRecord, code: Secret | None, mail_to: str = ""
+    ) -> dict[str, Any]:
+        if code is None:
+            return {}
+        written = recovery_code.written(code)
+        if not mail_to:
+            return {"code": written}
+        try:
+            await asyncio.to_thread(
+                notify.mail_code, self._config.notices, record.names[0], mail_to, written
+            )
+        except AtRestError as error:
+            # The code counts already: shown after all, or nobody would have it.
+            return {"code": written, "warning": str(error)}
+        return {"code_mailed_to": mail_to}
+
+    # ---- passwords
+
+    async def _password(self, request: AccountPassword, _peer: Peer) -> Reply:
+        command = self._config.site.password_command
+        if command is None:
+            message = (
+                "the site's password is not ours to change (site.password_command): change it "
+                "there, then `account join` with the old one"
+            )
+            raise WrongState(message)
+        record, vault_key = await self._opened(request.name, request.secret)
+        warning = await self._checked_strength(request.new_secret, record)
+        after = await self._run(self._slots.begin_password, record, vault_key, request.new_secret)
+        changed = await run_password_command(
+            command, record.names[0], request.secret, request.new_secret
+        )
+        if changed is False:
+            after = await self._run(self._slots.abort_password, after)
+            await self._changed(after, "")
+            message = "the site did not take the new password: the old one counts as before"
+            raise WrongState(message)
+        if changed is None:
+            warning["warning"] = (
+                "the site did not say whether it took the new password: the old and the new one "
+                "both open the mail, until a login shows which counts"
+            )
+        await self._service.tell(after, "password-changed")
+        return await self._changed(after, "changed", **warning)
+
+    async def _password_abort(self, request: AccountPasswordAbort, _peer: Peer) -> Reply:
+        record = await self._administration.existing(request.name)
+        after = await self._run(self._slots.abort_password, record)
+        return await self._changed(after, "changed")
+
+    async def _join(self, request: AccountJoin, _peer: Peer) -> Reply:
+        record = await self._administration.existing(request.name)
+        vault_key, seal = await self._any_vault(record, request)
+        if seal == record.seal:
+            after = await self._run(
+                lambda: self._slots.replace_password(
+                    record, vault_key, request.new_secret, compromised=request.compromised
+                )
+            )
+            await self._service.tell(after, "password-changed")
+            return await self._changed(after, "joined", vaults_closed=len(after.closed))
+        present = await self._run(self._accounts.open, record, request.new_secret)
+        after = await self._run(
+            lambda: self._generations.join(
+                record, present.vault_key, seal, vault_key, accept_admin=request.accept_admin
+            )
+        )
+        return await self._changed(after, "joined", vaults_closed=len(after.closed))
+
+    async def _any_vault(
+        self, record: AccountRecord, request: AccountJoin
+    ) -> tuple[VaultKey, VaultSeal]:
+        """The vault, present or closed, that the older secret opens; WrongSecret."""
+        failure: AtRestError = WrongSecret("no vault of this account opens with this secret")
+        for seal in (record.seal, *record.closed):
+            try:
+                return await self._run(self._by, record, request, seal), seal
+            except (WrongSecret, WrongState) as error:
+                failure = error
+        raise failure
+
+    def _by(self, record: AccountRecord, request: AccountJoin, seal: VaultSeal) -> VaultKey:
+        if request.by == "admin":
+            self._admin.check(request.secret)
+            return self._admin.open(record, request.secret, "admin-join", seal)
+        return self._accounts.open(
+            record, _typed(request.secret, request.by), KINDS[request.by], seal=seal
+        ).vault_key
+
+    # ---- keys
+
+    async def _reset(self, request: AccountReset, _peer: Peer) -> Reply:
+        record = await self._administration.existing(request.name)
+        warning = await self._warning(request.new_secret, record.names[0])
+        code = recovery_code.generate() if self._config.recovery.code else None
+        admin = await asyncio.to_thread(self._admin.record)
+        after = await self._run(self._generations.reset, record, request.new_secret, code, admin)
+        # As at `enable`: a delivery that read the old key has ended after this.
+        await asyncio.sleep(self._administration.barrier_seconds)
+        await self._service.tell(after, "reset")
+        shown = await self._shown(after, code)
+        return await self._changed(
+            after, "reset", vaults_closed=len(after.closed), **shown, **warning
+        )
+
+    async def _rotate(self, request: AccountRotate, _peer: Peer) -> Reply:
+        record, vault_key = await self._opened(request.name, request.secret)
+        after, _ = await self._run(
+            lambda: self._generations.rotate(record, vault_key, compromised=request.compromised)
+        )
+        return await self._changed(after, "rotated")
+
+    async def _disable(self, request: AccountDisable, _peer: Peer) -> Reply:
+        record, _ = await self._opened(request.name, request.secret)
+        change = self._generations.return_ if request.undo else self._generations.leave
+        after = await self._run(change, record)
+        await self._service.tell(after, "enabled" if request.undo else "disabled")
+        return await self._changed(after, "changed")
+
+    # ---- freezing
+
+    async def _freeze(self, request: AccountFreeze, _peer: Peer) -> Reply:
+        if request.name:
+            record = await self._administration.existing(request.name)
+            after = await self._run(self._generations.freeze, record)
+            await self._service.tell(after, "frozen")
+            return await self._changed(after, "frozen")
+        # All at once first; readers are ended after that.
+        records = await asyncio.to_thread(self._accounts.all)
+        frozen = [
+            await self._run(self._generations.freeze, record)
+            for record in records
+            if record.holds_ciphertext
+        ]
+        ends = [(await self._changed(after, ""))["readers_remaining"] for after in frozen]
+        total = "unknown" if "unknown" in ends else sum(ends)
+        return Reply("frozen", {"accounts": len(frozen), "readers_remaining": total})
+
+    async def _thaw(self, request: AccountThaw, _peer: Peer) -> Reply:
+        if request.by not in self._config.recovery.thaw_with:
+            message = f"this site thaws accounts by {' or '.join(self._config.recovery.thaw_with)}"
+            raise UsageError(message)
+        record = await self._administration.existing(request.name)
+        secret, kind = _typed(request.secret, request.by), KINDS[request.by]
+        await self._run(lambda: self._accounts.open(record, secret, kind, frozen=True))
+        after = await self._run(self._generations.thaw, record)
+        await self._service.tell(after, "thawed")
+        return await self._changed(after, "thawed")
+
+    async def _suspend(self, request: AccountSuspend, _peer: Peer) -> Reply:
+        record = await self._administration.existing(request.name)
+        after = await self._run(
+            lambda: self._generations.suspend(record, suspended=request.suspended)
+        )
+        return await self._changed(after, "changed")
+
+    # ---- app passwords, and the owner's word on admin recovery
+
+    async def _app_password_add(self, request: AppPasswordAdd, _peer: Peer) -> Reply:
+        if not 0 < len(request.label) <= LABEL_LIMIT:
+            message = f"a label has 1 to {LABEL_LIMIT} characters"
+            raise UsageError(message)
+        record, vault_key = await self._opened(request.name, request.secret)
+        after, made = await self._run(
+            self._slots.add_app_password, record, vault_key, request.label
+        )
+        await self._service.tell(after, "app-password-added")
+        return await self._changed(after, "added", handle=made.handle, app_password=made.written())
+
+    async def _app_password_remove(self, request: AppPasswordRemove, _peer: Peer) -> Reply:
+        if request.secret is None:
+            record = await self._administration.existing(request.name)
+            vault_key = None
+        else:
+            record, vault_key = await self._opened(request.name, request.secret)
+        after = await self._run(
+            self._slots.remove_app_password, record, request.handle.lower(), vault_key
+        )
+        return await self._changed(after, "removed")
+
+    async def _choose_admin(self, request: AccountAdmin, _peer: Peer) -> Reply:
+        record, vault_key = await self._opened(request.name, request.secret)
+        admin = await asyncio.to_thread(self._admin.record)
+        if admin.policy != "allowed":
+            message = f"admin recovery is {admin.policy} at this site: there is nothing to choose"
+            raise WrongState(message)
+        after = await self._run(
+            lambda: self._slots.set_admin_slot(record, vault_key, admin, wanted=request.wanted)
+        )
+        return await self._changed(after, "changed")
+
+    # ---- shared
+
+    async def _opened(self, name: str, secret: Secret) -> tuple[AccountRecord, VaultKey]:
+        record = await self._administration.existing(name)
+        if not record.holds_ciphertext:
+            message = f"{record.names[0]} is {record.state.value}, not encrypted"
+            raise WrongState(message)
+        opened = await self._run(self._accounts.open, record, secret)
+        return record, opened.vault_key
+
+    async def _changed(self, record: AccountRecord, result: str, **more: Any) -> Reply:
+        """End what holds the state before this change; the reply that tells of it."""
+        self._service.vaults.close(record.account_id)
+        remaining = await self._service.evictor.end(record.names, record.account_id)
+        return account_reply(result, record, readers_remaining=remaining, **more)
+
+    async def _checked_strength(self, secret: Secret, record: AccountRecord) -> dict[str, Any]:
+        """A warning for the reply; UsageError for what is weaker than the site allows."""
+        strength = await asyncio.to_thread(judge, secret, record.names)
+        if strength.score < self._config.atrest.minimum_strength:
+            message = " ".join((strength.warning, *strength.suggestions))
+            raise UsageError(message)
+        return {"warning": strength.warning} if strength.warning else {}
+
+    async def _warning(self, secret: Secret, name: str) -> dict[str, Any]:
+        """The same for the site's own password, which is not ours to refuse."""
+        strength = await asyncio.to_thread(judge, secret, (name,))
+        return {"warning": strength.warning} if strength.warning else {}
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """In a thread of the pool: whatever opens or makes a slot may cost Argon2id."""
+        return await self._service.pool.run(function, *arguments)
+
+
+def _typed(secret: Secret, by: str) -> Secret:
+    """The secret as its slot takes it; BadCode, UsageError for a kind that there is not."""
+    if by not in KINDS:
+        message = f"{by!r} is neither password nor code"
+        raise UsageError(message)
+    return recovery_code.read(secret.reveal()) if by == "code" else secret

@@ -1,0 +1,446 @@
+"""What may be asked of the unlock service, and of whom: one class for each operation.
+
+`docs/unlock-protocol.md` says what each does. A field without a default must be given. How fields
+travel is `protocol.py`'s.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from lmtp_atrest.secret import Secret
+
+
+class Role(StrEnum):
+    """A socket and what may be asked there; `evict` is a process of its own."""
+
+    DOVECOT = "dovecot"
+    READER = "reader"
+    ADMIN = "admin"
+    EVICT = "evict"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Dovecot logs a user in."""
+
+    name: str
+    service: str
+    mechanism: str
+    site_verified: bool
+    secret: Secret | None = None
+    master: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AppLogin:
+    """Dovecot asks about an app password before the site's own passdb."""
+
+    name: str
+    secret: Secret
+    service: str = ""
+    mechanism: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Dovecot asks for the public half: deliveries, doveadm."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A reader logs a user in."""
+
+    name: str
+    secret: Secret
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A reader asks for the private keys."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwrap:
+    """A reader asks for the key of one message; `header` is the message's dcrypt header."""
+
+    token: str
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A reader says that its user is still there."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A reader ends the open vault of its user."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the service does."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionList:
+    """Which vaults are open."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLock:
+    """End one account's open vault and its readers."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAdd:
+    """Make a plain account; the site's own home and Maildir where none are given."""
+
+    name: str
+    home: str = ""
+    maildir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountEnable:
+    """Encrypt an account's mail from now on."""
+
+    name: str
+    secret: Secret
+    mail_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountCode:
+    """A new recovery code; the one before is spent."""
+
+    name: str
+    secret: Secret
+    mail_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecover:
+    """A new password by the recovery code, and a new code."""
+
+    name: str
+    code: Secret
+    new_secret: Secret
+    compromised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountPassword:
+    """Another password, here and at the site, by the present one."""
+
+    name: str
+    secret: Secret
+    new_secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AccountPasswordAbort:
+    """The password change under way does not take place."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountJoin:
+    """The site's present password takes over what an older secret opens."""
+
+    name: str
+    new_secret: Secret
+    secret: Secret
+    by: str = "password"
+    compromised: bool = False
+    accept_admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReset:
+    """A new vault and key pair where nothing opens the old one, which is kept."""
+
+    name: str
+    new_secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRotate:
+    """A new key pair and vault key."""
+
+    name: str
+    secret: Secret
+    compromised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDisable:
+    """Store new mail plain again; or, `undo`, go on encrypting it after all."""
+
+    name: str
+    secret: Secret
+    undo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFreeze:
+    """No vault of this account opens any more; of all accounts where no name is given."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountThaw:
+    """Vaults open again, by the recovery code or the password."""
+
+    name: str
+    secret: Secret
+    by: str = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSuspend:
+    """App passwords do not count, or count again."""
+
+    name: str
+    suspended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAdmin:
+    """Whether the admin recovery password opens this account, by its owner's word."""
+
+    name: str
+    secret: Secret
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppPasswordAdd:
+    """An app password more."""
+
+    name: str
+    secret: Secret
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppPasswordRemove:
+    """An app password less; with the account's password the rekey comes at once."""
+
+    name: str
+    handle: str
+    secret: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSet:
+    """The first admin recovery password."""
+
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AdminStatus:
+    """How far admin recovery reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminChange:
+    """Another admin recovery password, or, `new_key`, another key too."""
+
+    secret: Secret
+    new_secret: Secret
+    new_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdminResetPassword:
+    """A user's new password by admin recovery; the mail stays as it is."""
+
+    name: str
+    secret: Secret
+    new_secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AdminExport:
+    """A user's private keys by admin recovery, sealed to a passphrase."""
+
+    name: str
+    secret: Secret
+    passphrase: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AuditList:
+    """What was done by admin recovery."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountList:
+    """All accounts."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountShow:
+    """One account and its slots."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRename:
+    """Give an account another login name."""
+
+    name: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAlias:
+    """Add a name to an account, or take it away."""
+
+    name: str
+    alias: str
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRemove:
+    """Remove an account; its closed vault is kept."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Ask the evict helper who is in."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Ask the evict helper to end a user's sessions and to remove the cache in RAM."""
+
+    name: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Ask the evict helper which accounts have an index cache in RAM, after this id."""
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Ask the evict helper to remove an account's index cache."""
+
+    account: str
+
+
+DovecotRequest: TypeAlias = Login | AppLogin | Lookup
+ReaderRequest: TypeAlias = Open | Keys | Unwrap | Renew | Lock
+AdminRequest: TypeAlias = (
+    Status
+    | SessionList
+    | SessionLock
+    | AccountAdd
+    | AccountEnable
+    | AccountCode
+    | AccountRecover
+    | AccountPassword
+    | AccountPasswordAbort
+    | AccountJoin
+    | AccountReset
+    | AccountRotate
+    | AccountDisable
+    | AccountFreeze
+    | AccountThaw
+    | AccountSuspend
+    | AccountAdmin
+    | AppPasswordAdd
+    | AppPasswordRemove
+    | AdminSet
+    | AdminStatus
+    | AdminChange
+    | AdminResetPassword
+    | AdminExport
+    | AuditList
+    | AccountList
+    | AccountShow
+    | AccountRename
+    | AccountAlias
+    | AccountRemove
+)
+EvictRequest: TypeAlias = Who | End | Caches | Forget
+Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | EvictRequest
+
+_D = frozenset({Role.DOVECOT, Role.ADMIN})
+_R = frozenset({Role.READER, Role.ADMIN})
+_A = frozenset({Role.ADMIN})
+_E = frozenset({Role.EVICT})
+
+OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
+    "login": (Login, _D),
+    "app-login": (AppLogin, _D),
+    "lookup": (Lookup, _D),
+    "open": (Open, _R),
+    "keys": (Keys, _R),
+    "unwrap": (Unwrap, _R),
+    "renew": (Renew, _R),
+    "lock": (Lock, _R),
+    "status": (Status, _A),
+    "session-list": (SessionList, _A),
+    "session-lock": (SessionLock, _A),
+    "account-add": (AccountAdd, _A),
+    "account-enable": (AccountEnable, _A),
+    "account-code": (AccountCode, _A),
+    "account-recover": (AccountRecover, _A),
+    "account-password": (AccountPassword, _A),
+    "account-password-abort": (AccountPasswordAbort, _A),
+    "account-join": (AccountJoin, _A),
+    "account-reset": (AccountReset, _A),
+    "account-rotate": (AccountRotate, _A),
+    "account-disable": (AccountDisable, _A),
+    "account-freeze": (AccountFreeze, _A),
+    "account-thaw": (AccountThaw, _A),
+    "account-suspend": (AccountSuspend, _A),
+    "account-admin": (AccountAdmin, _A),
+    "app-password-add": (AppPasswordAdd, _A),
+    "app-password-remove": (AppPasswordRemove, _A),
+    "admin-set": (AdminSet, _A),
+    "admin-status": (AdminStatus, _A),
+    "admin-change": (AdminChange, _A),
+    "admin-reset-password": (AdminResetPassword, _A),
+    "admin-export": (AdminExport, _A),
+    "audit-list": (AuditList, _A),
+    "account-list": (AccountList, _A),
+    "account-show": (AccountShow, _A),
+    "account-rename": (AccountRename, _A),
+    "account-alias": (AccountAlias, _A),
+    "account-remove": (AccountRemove, _A),
+    "who": (Who, _E),
+    "end": (End, _E),
+    "caches": (Caches, _E),
+    "forget": (Forget, _E),
+}
+OPERATION_NAMES = {kind: name for name, (kind, _) in OPERATIONS.items()}
