@@ -15,7 +15,7 @@ from pathlib import Path
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.records import AccountRecord, AdminRecord, SiteKey, SitePublic
 from lmtp_atrest.crypto.slots import digest_of
-from lmtp_atrest.errors import ConfigError, UsageError
+from lmtp_atrest.errors import AtRestError, ConfigError, UsageError
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.store import PINS, RECORDS, VAULTS, Store
@@ -96,6 +96,27 @@ def _initialise(config: Config, opened: Stores) -> list[Path]:
     return made
 
 
+def enrolment_fault(config: Config) -> str | None:
+    """Why at-login enrols nobody as things are, though the file says so; else None."""
+    if config.atrest.enrolment != "at-login" or config.atrest.at_login_without_recovery:
+        return None
+    store = Store(RECORDS, config.keystore.records, readonly=True)
+    try:
+        admin = Records(store, SitePublic.load(config.site.public)).admin()
+    except AtRestError as error:
+        return (
+            f"atrest.enrolment: at-login needs admin recovery, which cannot be looked at: {error}"
+        )
+    finally:
+        store.close()
+    if admin is None or admin.key is None:
+        return (
+            "atrest.enrolment: at-login enrols nobody before `lmtp-atrest admin-recovery set`, or "
+            "with atrest.at_login_without_recovery: accepted"
+        )
+    return None
+
+
 def upgrade(config: Config) -> list[tuple[str, str | None, str]]:
     """Bring the stores to this program's schema: name, revision before, revision now."""
     report = []
@@ -130,7 +151,9 @@ def resign(config: Config) -> int:
                 count += 1
         admin = records.admin()
         if admin is not None:
-            records.put_admin(admin.epoch, site_key.sign_admin(admin))
+            document = site_key.sign_admin(admin)
+            records.put_admin(admin.epoch, document)
+            pins.remember_admin(admin.epoch, document)
     return count
 
 
@@ -204,6 +227,39 @@ def _older_vault(seen: AccountRecord, record: AccountRecord, vaults: Vaults) -> 
     return Restored(seen, record, Fate.VAULT_RETURNS if fits else Fate.VAULT_TOO_OLD)
 
 
+def restored_admin(config: Config) -> bool:
+    """Whether the admin record is older than the one that unlock has seen, or gone."""
+    with stores(config) as opened:
+        return _older_admin(opened, SitePublic.load(config.site.public)) is not None
+
+
+def _older_admin(opened: Stores, site_public: SitePublic) -> tuple[int, bytes] | None:
+    """Epoch and document of the admin record that was seen, where the store has an older one."""
+    found, seen = Records(opened.records, site_public).admin(), Pins(opened.pins).admin()
+    if seen is None or (found is not None and found.epoch >= seen[0]):
+        return None
+    return seen
+
+
+def _accept_admin(opened: Stores, site_key: SiteKey) -> None:
+    """The admin record that was seen comes back where its key's vault is still there.
+
+    Else the older record counts, at a higher epoch: its password, of then, opens what it opened.
+    """
+    seen = _older_admin(opened, site_key.public)
+    if seen is None:
+        return
+    records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
+    vaults = Vaults(opened.vaults)
+    newest, found = site_key.public.verify_admin(seen[1]), records.admin()
+    keys = [key for key in (newest.key, newest.previous) if key is not None]
+    if found is not None and any(vaults.get(key.vault.vault_id) is None for key in keys):
+        newest = replace(found, epoch=seen[0] + 1)
+    document = site_key.sign_admin(newest)
+    records.replace_admin(newest.epoch, document)
+    pins.remember_admin(newest.epoch, document)
+
+
 def accept_restore(config: Config) -> list[Restored]:
     """Let restored stores count; returns what was done, account by account.
 
@@ -213,6 +269,7 @@ def accept_restore(config: Config) -> list[Restored]:
     with stores(config) as opened:
         records, pins = Records(opened.records, site_key.public), Pins(opened.pins)
         vaults = Vaults(opened.vaults)
+        _accept_admin(opened, site_key)
         for item in restored:
             if item.fate is Fate.VAULT_TOO_OLD:
                 continue

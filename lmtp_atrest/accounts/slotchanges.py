@@ -6,7 +6,7 @@ to use opens the vault.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class SlotChanges:
         record: AccountRecord,
         opened: Opened,
         secret: Secret,
-        admin: AdminRecord | None,
+        admin: Callable[[], AdminRecord | None],
         *,
         verified: bool,
     ) -> tuple[AccountRecord, VaultKey]:
@@ -172,7 +172,7 @@ class SlotChanges:
         made. A rekey that was asked for is done.
         """
         try:
-            return self._settle(record, opened, secret, admin, verified=verified)
+            return self._settle(record, opened, secret, admin(), verified=verified)
         except AtRestError as error:
             log.error("not settled at login", account=record.account_id, cause=str(error))
             return record, opened.vault_key

@@ -18,7 +18,7 @@ from lmtp_atrest.cli.terminal import (
     print_table,
 )
 from lmtp_atrest.config import Config
-from lmtp_atrest.errors import UsageError
+from lmtp_atrest.errors import ConfigError, UsageError
 
 
 @click.command()
@@ -59,9 +59,12 @@ def serve(config: Config, only: tuple[str, ...]) -> None:
     """Run the services in the foreground until SIGTERM."""
     # Imported here: no other command needs the servers, and they take a third of a second.
     from lmtp_atrest import daemon
+    from lmtp_atrest.doctor.enrolment import suitable
 
     as_json = {"auto": None, "json": True, "console": False}[config.log.format]
     telemetry.configure(config.log.level, json=as_json)
+    if not only or "unlock" in only:
+        config = suitable(config)
     sys.exit(daemon.serve(config, only))
 
 
@@ -74,7 +77,8 @@ def config() -> None:
 @config_option
 def config_check(config: Config) -> None:
     """Say whether the configuration is without fault; all faults are listed at once."""
-    del config
+    if (fault := site.enrolment_fault(config)) is not None:
+        raise ConfigError([fault])
     click.echo("the configuration is without fault")
 
 
@@ -117,14 +121,19 @@ def keystore_accept_restore(config: Config, yes: bool, as_json: bool) -> None:
     Until then a store that is older than what was seen is taken for an attack: logins and mail of
     these accounts are put off.
     """
+    older_admin = site.restored_admin(config)
     items = site.accept_restore(config) if yes else site.restored_accounts(config)
     if as_json:
         print_json([{"names": item.seen.names, "fate": item.fate.name.lower()} for item in items])
         return
     print_table(["ACCOUNT", "WHAT HAPPENS"], [(i.seen.names[0], i.fate.value) for i in items])
-    if not items:
+    if older_admin:
+        click.echo(
+            "admin recovery: the newest record comes back, or counts as it was in the backup"
+        )
+    elif not items:
         click.echo("no account is older than what was seen")
-    elif not yes:
+    if (items or older_admin) and not yes:
         note("nothing was changed; add --yes to do this")
 
 

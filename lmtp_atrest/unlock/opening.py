@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from lmtp_atrest.accounts import Accounts, Opened
 from lmtp_atrest.crypto.records import AccountRecord, State
-from lmtp_atrest.crypto.slots import SlotKind
+from lmtp_atrest.crypto.slots import SlotKind, SlotState
 from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.errors import Busy, Conflict, WrongSecret
 from lmtp_atrest.secret import Secret
@@ -148,7 +148,7 @@ class Opener:
         if attempt.counted:
             guessing.check_source(record.account_id, source, self._now())
         vault = self._vaults.current(record, self._now())
-        if vault is not None and vault.recognises(mark):
+        if vault is not None and vault.recognises(mark, verified=attempt.verified):
             guessing.succeeded(record.account_id, source, counted=False)
         else:
             vault = await self._joined(attempt, mark)
@@ -188,7 +188,7 @@ class Opener:
         record, source = attempt.record, attempt.source
         guessing = self._guessing_about(record)
         try:
-            after, vault_key = await self._pool.run(self._vault_key, attempt)
+            after, opened = await self._pool.run(self._settled, attempt)
         except WrongSecret:
             self._wrong.add(mark, self._now())
             raise
@@ -199,14 +199,18 @@ class Opener:
         guessing.succeeded(record.account_id, source, counted=attempt.counted)
         await self._check_unchanged(after)
         mark = self._recogniser.mark(after, attempt.secret, attempt.kind)
-        return self._vaults.put(after, vault_key, mark, source, self._now())
+        pending = opened.slot.state is SlotState.PENDING and not attempt.verified
+        return self._vaults.put(
+            after, opened.vault_key, mark, source, self._now(), pending=pending
+        )
 
-    def _vault_key(self, attempt: Try) -> tuple[AccountRecord, VaultKey]:
+    def _settled(self, attempt: Try) -> tuple[AccountRecord, Opened]:
         record, secret = attempt.record, attempt.secret
         if not record.holds_ciphertext:
             self._accounts.dummy_open(secret)
         opened = self._accounts.open(record, secret, attempt.kind, handle=attempt.handle)
-        return self._settle(record, opened, secret, verified=attempt.verified)
+        after, vault_key = self._settle(record, opened, secret, verified=attempt.verified)
+        return after, Opened(vault_key, opened.slot)
 
     async def _check_unchanged(self, record: AccountRecord) -> None:
         """Conflict if the account changed while Argon2id ran, which takes seconds under load."""

@@ -158,6 +158,8 @@ class Service:
         if after is None or after.epoch != vault.epoch:
             message = f"account {record.account_id} changed while its vault was opened"
             raise Conflict(message)
+        if after.admin_key and not record.admin_key:
+            await self.tell(after, "admin-slot")
         return after
 
     async def tell(self, record: AccountRecord, kind: str, quiet: int = 0) -> None:

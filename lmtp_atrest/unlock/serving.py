@@ -112,7 +112,7 @@ def build(
     def settle(
         record: AccountRecord, opened: Opened, secret: Secret, *, verified: bool
     ) -> tuple[AccountRecord, VaultKey]:
-        return slots.settle(record, opened, secret, admin.record(), verified=verified)
+        return slots.settle(record, opened, secret, admin.record, verified=verified)
 
     service = Service(
         config,

@@ -67,11 +67,16 @@ class OpenVault:
     used: float
     source: str
     right: set[bytes] = field(default_factory=set, repr=False)
+    pending: set[bytes] = field(default_factory=set, repr=False)
     tokens: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False)
 
-    def recognises(self, mark: bytes) -> bool:
-        """True for the mark of a secret that opened this vault."""
-        return any(hmac.compare_digest(mark, known) for known in self.right)
+    def recognises(self, mark: bytes, *, verified: bool = False) -> bool:
+        """True for the mark of a secret that opened this vault.
+
+        Not for one of a pending slot, once the site has `verified` it: that settles a change.
+        """
+        known = any(hmac.compare_digest(mark, known) for known in self.right)
+        return known and not (verified and mark in self.pending)
 
 
 class OpenVaults:
@@ -114,9 +119,19 @@ class OpenVaults:
         vault.used = now
 
     def put(
-        self, record: AccountRecord, vault_key: VaultKey, mark: bytes, source: str, now: float
+        self,
+        record: AccountRecord,
+        vault_key: VaultKey,
+        mark: bytes,
+        source: str,
+        now: float,
+        *,
+        pending: bool = False,
     ) -> OpenVault:
-        """Keep what a secret opened: a new open vault, or one more secret that opens this one."""
+        """Keep what a secret opened: a new open vault, or one more secret that opens this one.
+
+        `pending` says that the secret waits for the site's word.
+        """
         vault = self.current(record, now)
         if vault is None:
             vault = OpenVault(
@@ -130,6 +145,8 @@ class OpenVaults:
             )
             self._open[record.account_id] = vault
         vault.right.add(mark)
+        if pending:
+            vault.pending.add(mark)
         return vault
 
     def issue(self, vault: OpenVault, uid: int) -> str:
@@ -167,6 +184,7 @@ class OpenVaults:
             self._tokens.pop(token, None)
         vault.tokens.clear()
         vault.right.clear()
+        vault.pending.clear()
         vault.vault_key = VaultKey(b"")
         return 1
 
