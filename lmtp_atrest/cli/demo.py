@@ -420,4 +420,5 @@ unlock:
   peers: {{dovecot: [{user}], reader: [{user}], admin: [{user}]}}
   cache: none
   evict: {{socket: null}}
+notices: {{smtp: null}}
 """

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from lmtp_atrest.cli import run
@@ -23,15 +24,20 @@ class Result:
         return self.output.decode()
 
 
-def call(*arguments: str | Path, stdin: bytes = b"", secret: str | None = None) -> Result:
-    """One command; `secret` is given to it on a descriptor of its own."""
+def call(
+    *arguments: str | Path, secret: str | None = None, stdin: bytes = b"", **secrets: Any
+) -> Result:
+    """One command; `secret`, and `new_password=` or whatever its options are called, are given to
+    it on descriptors of their own."""
     command = [str(argument) for argument in arguments]
-    reading = None
-    if secret is not None:
+    given: dict[str, str] = {**secrets, **({"password": secret} if secret is not None else {})}
+    descriptors = []
+    for name, value in given.items():
         reading, writing = os.pipe()
-        os.write(writing, secret.encode() + b"\n")
+        os.write(writing, value.encode() + b"\n")
         os.close(writing)
-        command += ["--password-fd", str(reading)]
+        command += [f"--{name.replace('_', '-')}-fd", str(reading)]
+        descriptors.append(reading)
     streams = [io.TextIOWrapper(io.BytesIO(content)) for content in (stdin, b"", b"")]
     with (
         patch.object(sys, "stdin", streams[0]),
@@ -39,7 +45,7 @@ def call(*arguments: str | Path, stdin: bytes = b"", secret: str | None = None) 
         patch.object(sys, "stderr", streams[2]),
     ):
         code = run(command)
-    if reading is not None:
+    for reading in descriptors:
         os.close(reading)
     written = []
     for stream in streams[1:]:

@@ -30,9 +30,12 @@ class RunningSite:
     def config(self) -> Path:
         return self.root / "lmtp-atrest.yaml"
 
-    def run(self, *arguments: str, secret: str | None = None) -> Result:
-        """One command of two words on this site."""
-        return call(*arguments[:2], "-c", self.config, *arguments[2:], secret=secret)
+    def run(
+        self, *arguments: str, secret: str | None = None, words: int = 2, **secrets: str
+    ) -> Result:
+        """One command of so many words on this site."""
+        command, rest = arguments[:words], arguments[words:]
+        return call(*command, "-c", self.config, *rest, secret=secret, **secrets)
 
     def deliver(self, recipients: list[str], content: bytes) -> list[str]:
         """One message by LMTP; the replies."""
@@ -48,7 +51,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     root = tmp_path_factory.mktemp("site")
     site = RunningSite(root, free_port())
     user = root.owner()
-    site.config.write_text(CONFIG.format(root=root, port=site.port, user=user))
+    cheap = "atrest: {argon2_memory: 19MiB, argon2_passes: 2}\n"
+    site.config.write_text(CONFIG.format(root=root, port=site.port, user=user) + cheap)
     site.config.chmod(0o644)
     made = call("init", "-c", site.config)
     assert "keep a copy of" in made.stderr
