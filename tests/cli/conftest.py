@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class RunningSite:
         return self.root / "lmtp-atrest.yaml"
 
     def run(
-        self, *arguments: str, secret: str | None = None, words: int = 2, **secrets: str
+        self, *arguments: str, secret: str | None = None, words: int = 2, **secrets: Any
     ) -> Result:
         """One command of so many words on this site."""
         command, rest = arguments[:words], arguments[words:]
