@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from lmtp_atrest.cli import paper
-from lmtp_atrest.cli.terminal import note, print_json
+from lmtp_atrest.cli.terminal import SECRET_LIMIT, note, print_json, read_secret
 from lmtp_atrest.config import Config
 from lmtp_atrest.errors import UsageError
+from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import SyncClient
 from lmtp_atrest.unlock.protocol import Reply
 from lmtp_atrest.unlock.requests import Request, Role
@@ -34,6 +35,38 @@ def fd_option(name: str, what: str) -> Callable[[F], F]:
         metavar="N",
         help=f"Read {what} from this file descriptor, up to a line end, instead of asking.",
     )
+
+
+def stdin_option(function: F) -> F:
+    """`--from-stdin`: address, old and new secret, as programs that change passwords have them.
+
+    Nothing is left to be an argument, so that sudo can allow one line and no other.
+    """
+    return click.option(
+        "--from-stdin",
+        is_flag=True,
+        help="Read address, old and new password from standard input, each ended by NUL.",
+    )(function)
+
+
+def change_from_stdin() -> tuple[str, Secret, Secret]:
+    """Address, old and new secret; UsageError where these are not there."""
+    parts = sys.stdin.buffer.read(3 * SECRET_LIMIT).split(b"\0")
+    if len(parts) != 4 or parts[3] or not all(parts[:3]):
+        message = "standard input holds no address and two passwords, each ended by NUL"
+        raise UsageError(message)
+    address, old, new = parts[:3]
+    return address.decode("utf-8", "surrogateescape"), Secret(old), Secret(new)
+
+
+def change_from_terminal(
+    address: str | None, old: tuple[int | None, str], new: tuple[int | None, str]
+) -> tuple[str, Secret, Secret]:
+    """The same by descriptors and prompts; UsageError without an address."""
+    if address is None:
+        message = "give an address"
+        raise UsageError(message)
+    return address, read_secret(*old), read_secret(*new, twice=True)
 
 
 def page_option(function: F) -> F:

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from lmtp_atrest.cli.asking import ask, confirm_address, fd_option, page_option, print_changed
+from lmtp_atrest.cli.asking import (
+    ask,
+    change_from_stdin,
+    change_from_terminal,
+    confirm_address,
+    fd_option,
+    page_option,
+    print_changed,
+    stdin_option,
+)
 from lmtp_atrest.cli.terminal import (
     config_option,
     json_option,
@@ -15,7 +24,7 @@ from lmtp_atrest.cli.terminal import (
     when,
 )
 from lmtp_atrest.config import Config
-from lmtp_atrest.errors import UsageError
+from lmtp_atrest.errors import NotFound, UsageError
 from lmtp_atrest.unlock.requests import (
     AccountAdmin,
     AccountCode,
@@ -87,23 +96,28 @@ def recover(
 
 @click.command()
 @config_option
-@click.argument("address")
+@click.argument("address", required=False)
+@stdin_option
 @password_option
 @fd_option("new-password", "the new password")
 @json_option
 def password(
     config: Config,
-    address: str,
+    address: str | None,
+    from_stdin: bool,
     password_fd: int | None,
     new_password_fd: int | None,
     as_json: bool,
 ) -> None:
-    """Change the password, here and at the site (site.password_command).
+    """Change the password, at the site (site.password_command) and of encrypted mail.
 
     Both passwords open the mail until the first login with the new one.
     """
-    old = read_secret(password_fd, f"The present password of {address}")
-    new = read_secret(new_password_fd, "The new password", twice=True)
+    if from_stdin:
+        address, old, new = change_from_stdin()
+    else:
+        asked = (password_fd, "The present password"), (new_password_fd, "The new password")
+        address, old, new = change_from_terminal(address, *asked)
     print_changed(ask(config, AccountPassword(address, old, new)), as_json)
 
 
@@ -118,7 +132,7 @@ def password_abort(config: Config, address: str, as_json: bool) -> None:
 
 @click.command()
 @config_option
-@click.argument("address")
+@click.argument("address", required=False)
 @click.option(
     "--by",
     type=click.Choice(["password", "code", "admin"]),
@@ -132,15 +146,19 @@ def password_abort(config: Config, address: str, as_json: bool) -> None:
     is_flag=True,
     help="Older mail that admin recovery could not open may be opened by it from now on.",
 )
+@click.option("--if-encrypted", is_flag=True, help="Well, and nothing done, for other accounts.")
+@stdin_option
 @password_option
 @fd_option("new-password", "the password of now")
 @json_option
 def join(
     config: Config,
-    address: str,
+    address: str | None,
     by: str,
     compromised: bool,
     accept_admin: bool,
+    if_encrypted: bool,
+    from_stdin: bool,
     password_fd: int | None,
     new_password_fd: int | None,
     as_json: bool,
@@ -149,10 +167,22 @@ def join(
 
     For a password that was changed at the site, and for mail that a reset has closed.
     """
-    old = read_secret(password_fd, f"The old {by}")
-    new = read_secret(new_password_fd, f"The password of {address} now")
+    if from_stdin:
+        address, old, new = change_from_stdin()
+    else:
+        asked = (password_fd, f"The old {by}"), (new_password_fd, "The password of now")
+        address, old, new = change_from_terminal(address, *asked)
+    if if_encrypted and not _is_encrypted(config, address):
+        return
     request = AccountJoin(address, new, old, by, compromised, accept_admin)
     print_changed(ask(config, request), as_json)
+
+
+def _is_encrypted(config: Config, address: str) -> bool:
+    try:
+        return bool(ask(config, AccountShow(address))["key_ids"])
+    except NotFound:
+        return False
 
 
 @click.command()

@@ -5,7 +5,7 @@ then ends what still holds the state before it: the open vault, and the readers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from lmtp_atrest import notify
@@ -45,6 +45,7 @@ log = logger("unlock")
 
 T = TypeVar("T")
 
+NOT_TAKEN = "the site did not take the new password: the old one counts as before"
 KINDS = {"password": SlotKind.PASSWORD, "code": SlotKind.RECOVERY_CODE}
 LABEL_LIMIT = 64
 
@@ -123,7 +124,7 @@ class KeyLife:
         typed = recovery_code.read(request.code.reveal())
         code = recovery_code.generate()
         record = await self._administration.existing(request.name)
-        warning = await self._checked_strength(request.new_secret, record)
+        warning = await self._checked_strength(request.new_secret, record.names)
         opened = await self._run(
             lambda: self._accounts.open(record, typed, SlotKind.RECOVERY_CODE)
         )
@@ -189,8 +190,12 @@ class KeyLife:
                 "there, then `account join` with the old one"
             )
             raise WrongState(message)
+        name = self._administration.canonical(request.name)
+        warning = await self._checked_strength(request.new_secret, (name,))
+        present = await self._service.record(name)
+        if present is None or not present.holds_ciphertext:
+            return await self._site_password(command, name, request, warning)
         record, vault_key = await self._opened(request.name, request.secret)
-        warning = await self._checked_strength(request.new_secret, record)
         after = await self._run(self._slots.begin_password, record, vault_key, request.new_secret)
         changed = await run_password_command(
             command, record.names[0], request.secret, request.new_secret
@@ -198,8 +203,7 @@ class KeyLife:
         if changed is False:
             after = await self._run(self._slots.abort_password, after)
             await self._changed(after, "")
-            message = "the site did not take the new password: the old one counts as before"
-            raise WrongState(message)
+            raise WrongState(NOT_TAKEN)
         if changed is None:
             warning["warning"] = (
                 "the site did not say whether it took the new password: the old and the new one "
@@ -207,6 +211,17 @@ class KeyLife:
             )
         await self._service.tell(after, "password-changed")
         return await self._changed(after, "changed", **warning)
+
+    async def _site_password(
+        self, command: str, name: str, request: AccountPassword, warning: dict[str, Any]
+    ) -> Reply:
+        """The password of somebody whose mail is not encrypted: the site's business alone.
+
+        Here too, so that a webmail's page for passwords need not know whose mail is.
+        """
+        if not await run_password_command(command, name, request.secret, request.new_secret):
+            raise WrongState(NOT_TAKEN)
+        return Reply("changed", {"names": [name], "state": "plain", "epoch": 0, **warning})
 
     async def _password_abort(self, request: AccountPasswordAbort, _peer: Peer) -> Reply:
         record = await self._administration.existing(request.name)
@@ -370,9 +385,9 @@ class KeyLife:
         remaining = await self._service.evictor.end(record.names, record.account_id)
         return account_reply(result, record, readers_remaining=remaining, **more)
 
-    async def _checked_strength(self, secret: Secret, record: AccountRecord) -> dict[str, Any]:
+    async def _checked_strength(self, secret: Secret, about: Sequence[str]) -> dict[str, Any]:
         """A warning for the reply; UsageError for what is weaker than the site allows."""
-        strength = await asyncio.to_thread(judge, secret, record.names)
+        strength = await asyncio.to_thread(judge, secret, about)
         if strength.score < self._config.atrest.minimum_strength:
             message = " ".join((strength.warning, *strength.suggestions))
             raise UsageError(message)

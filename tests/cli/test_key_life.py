@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,30 @@ def test_leaving_and_returning(running: RunningSite) -> None:
             break
     assert all(m["subject"] for m in listed)
     assert "encrypted" in ok(running.run("account", "disable", DAVE, "--undo", secret=NEW))
+
+
+def test_a_panel_hands_on_old_and_new_password(running: RunningSite, tmp_path: Path) -> None:
+    """The script that PostfixAdmin calls, with this site in place of sudo's."""
+    script = (Path(__file__).parents[2] / "deploy/postfixadmin/lmtp-atrest-password").read_text()
+    ours = f"{sys.executable} -m lmtp_atrest account join -c {running.config}"
+    shipped = "sudo -n /usr/local/bin/lmtp-atrest account join"
+    assert shipped in script
+    installed = tmp_path / "lmtp-atrest-password"
+    installed.write_text(script.replace(shipped, ours))
+    installed.chmod(0o755)
+
+    def hand_on(address: str, content: bytes) -> int:
+        command = [str(installed), address, "example.org"]
+        return subprocess.run(command, input=content, check=False, capture_output=True).returncode
+
+    both = f"{NEW}\0{NEWER}\0".encode()
+    assert hand_on(CAROL, both) == 0
+    assert readable(running, CAROL, NEWER) == 4
+    assert hand_on(CAROL, both) == 7
+    assert hand_on("nobody@example.org", both) == 0
+    for broken in (b"", b"only one\0", both + b"x", both.replace(b"\0", b"\n")):
+        assert hand_on(CAROL, broken) == 2
+    ok(running.run("account", "join", CAROL, secret=NEWER, new_password=NEW))
 
 
 @pytest.mark.parametrize(

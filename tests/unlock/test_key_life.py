@@ -191,6 +191,19 @@ async def test_a_password_changes_here_and_at_the_site(
     assert (await ask(unlock, AccountPasswordAbort(ALICE))).result == "wrong-state"
 
 
+async def test_the_password_of_plain_users_is_the_sites_alone(
+    people: CheapSite, sockets: Path, taken: Path
+) -> None:
+    unlock = site_with(people, sockets, site=Site(password_command=command(taken)))
+    for name in (BOB, "nobody-of-ours@example.org"):
+        reply = await done(unlock, AccountPassword(name, PASSWORD, NEW))
+        assert (reply.result, reply["names"], reply["state"]) == ("changed", [name], "plain")
+    refusing = site_with(
+        people, sockets, site=Site(password_command=command(taken, "sys.exit(1)"))
+    )
+    assert (await ask(refusing, AccountPassword(BOB, PASSWORD, NEW))).result == "wrong-state"
+
+
 @pytest.mark.parametrize(
     ("ending", "result", "left"),
     [
