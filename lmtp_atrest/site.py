@@ -163,8 +163,11 @@ def retire_site_keys(config: Config) -> tuple[str, ...]:
     newest = site_key.only_newest()
     with stores(config) as opened:
         _check_finished(opened)
-        signed = Records(opened.records, site_key.public).all()
-        needed = sum(newest.sign(s.record).document != s.document for s in signed)
+        records = Records(opened.records, site_key.public)
+        needed = sum(newest.sign(s.record).document != s.document for s in records.all())
+        admin = records.admin()
+        if admin is not None:
+            needed += newest.sign_admin(admin) != records.admin_document()
     if needed:
         message = f"{needed} records are signed by an older key: site-key resign"
         raise UsageError(message)

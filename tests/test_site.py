@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from lmtp_atrest import site as site_module
-from lmtp_atrest.accounts import Accounts, Generations
-from lmtp_atrest.config import Config, parse
+from lmtp_atrest.accounts import Accounts, AdminRecovery, Generations
+from lmtp_atrest.config import AtRest, Config, parse
 from lmtp_atrest.crypto.records import BadDocument, SiteKey, SitePublic, State
 from lmtp_atrest.errors import Alarm, ConfigError, UsageError
+from lmtp_atrest.keystore.audit import Audit
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.vaults import Vaults
+from lmtp_atrest.secret import Secret
 from lmtp_atrest.site import Fate
 from tests.sites import CHEAP, PASSWORD
 
@@ -85,13 +87,17 @@ def test_a_signing_key_is_added_used_and_the_old_one_retired(config: Config) -> 
         before.enable(ALICE, PASSWORD)
     old_public = SitePublic.load(config.site.public)
     name = site_module.add_site_key(config)
-    with pytest.raises(UsageError, match="1 records are signed by an older key"):
+    with admin_recovery(config) as recovery:
+        key = recovery.record().key  # which pins the record as it was signed
+    with pytest.raises(UsageError, match="2 records are signed by an older key"):
         site_module.retire_site_keys(config)
     assert site_module.resign(config) == 1
     assert site_module.resign(config) == 0
     assert site_module.retire_site_keys(config) == old_public.key_names
     now = SitePublic.load(config.site.public)
     assert now.key_names == (name,)
+    with admin_recovery(config) as recovery:
+        assert recovery.record().key == key
     assert stat.S_IMODE(config.site.key.stat().st_mode) == 0o600
     with accounts(config) as after:
         record = after.record(ALICE)
@@ -102,6 +108,52 @@ def test_a_signing_key_is_added_used_and_the_old_one_retired(config: Config) -> 
     assert signed is not None
     with pytest.raises(BadDocument):
         old_public.verify(signed.document)
+
+
+@contextmanager
+def admin_recovery(config: Config) -> Iterator[AdminRecovery]:
+    with accounts(config) as opened:
+        yield AdminRecovery(opened, Audit(opened.vaults.store))
+
+
+@pytest.mark.parametrize(
+    ("which", "password"), [(("records",), b"second"), (("records", "vaults"), b"first")]
+)
+def test_an_older_admin_record_counts_again_only_when_accepted(
+    config: Config, which: tuple[str, ...], password: bytes
+) -> None:
+    """With the newest vaults the newest key comes back, else the one of the backup."""
+    with site_module.stores(config) as opened:
+        paths = [getattr(opened, name).path for name in which]
+    with admin_recovery(config) as recovery:
+        recovery.set(Secret(b"first"))
+    saved = [path.read_bytes() for path in paths]
+    with admin_recovery(config) as recovery:
+        recovery.change_password(Secret(b"first"), Secret(b"second"))
+    assert not site_module.restored_admin(config)
+    for path, content in zip(paths, saved, strict=True):
+        path.write_bytes(content)
+    assert site_module.restored_admin(config)
+    with admin_recovery(config) as refused, pytest.raises(Alarm):
+        refused.record()
+    assert site_module.accept_restore(config) == []
+    assert not site_module.restored_admin(config)
+    with admin_recovery(config) as recovery:
+        recovery.check(Secret(password))
+        recovery.change_password(Secret(password), Secret(b"third"))
+
+
+def test_enrolment_at_login_waits_for_a_way_back(config: Config) -> None:
+    wanted = config.model_copy(update={"atrest": AtRest(enrolment="at-login")})
+    assert site_module.enrolment_fault(config) is None
+    assert "admin-recovery set" in (site_module.enrolment_fault(wanted) or "")
+    with admin_recovery(config) as recovery:
+        recovery.set(PASSWORD)
+    assert site_module.enrolment_fault(wanted) is None
+    config.site.public.unlink()
+    assert "cannot be looked at" in (site_module.enrolment_fault(wanted) or "")
+    accepted = AtRest(enrolment="at-login", at_login_without_recovery="accepted")
+    assert site_module.enrolment_fault(config.model_copy(update={"atrest": accepted})) is None
 
 
 @pytest.mark.parametrize("which", ["records", "both"])

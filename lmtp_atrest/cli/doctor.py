@@ -60,6 +60,7 @@ def _checks(config: Config, postconf: str) -> dict[str, Check]:
     checking |= {title: _on(check, facts) for title, check in checks.CHECKS.items()}
     checking["services"] = lambda: services.running(config)
     checking["accounts"] = lambda: iter(trouble)
+    checking["enrolment"] = lambda: services.enrolment(config)
     checking["user look-up"] = lambda: services.directory(facts)
     checking["Postfix"] = lambda: postfix.check(config, postfix.read(postconf))
     return checking

@@ -14,8 +14,9 @@ from pathlib import Path
 from lmtp_atrest.config import Config, Listener
 from lmtp_atrest.directory import DovecotDirectory, Found
 from lmtp_atrest.doctor.facts import Facts
-from lmtp_atrest.doctor.findings import Finding, problem
+from lmtp_atrest.doctor.findings import Finding, problem, warning
 from lmtp_atrest.errors import AtRestError
+from lmtp_atrest.site import enrolment_fault
 from lmtp_atrest.unlock.client import SyncClient
 from lmtp_atrest.unlock.requests import Role
 
@@ -93,7 +94,21 @@ def directory(facts: Facts) -> Iterator[Finding]:
             f"{trouble}; mail for addresses without an account waits (451)",
             "open auth-userdb to that user with mode 0600 (deploy/dovecot), not with 0666",
         )
+    asked = as_user(config.unlock.user, lambda: look_up(config.directory.socket, name))
+    if asked is not None:
+        yield warning(
+            "directory-unlock",
+            f"{config.unlock.user or 'this user'} gets no answer from {config.directory.socket}: "
+            f"{asked}; app passwords do not count, and nobody new is enrolled at login",
+            "open auth-userdb to the group of that user, too, with mode 0660 (deploy/dovecot)",
+        )
     yield from names(facts)
+
+
+def enrolment(config: Config) -> Iterator[Finding]:
+    """Enrolment at login that cannot enrol anybody."""
+    if (fault := enrolment_fault(config)) is not None:
+        yield problem("enrolment", fault, "do one or the other, or set another atrest.enrolment")
 
 
 def names(facts: Facts) -> Iterator[Finding]:
