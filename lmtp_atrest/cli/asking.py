@@ -95,6 +95,8 @@ def print_changed(reply: Reply, as_json: bool, page: Path | None = None) -> None
         print_json(dict(reply.fields))
         return
     click.echo(f"{reply['names'][0]}: {reply.result}, {reply['state']}, epoch {reply['epoch']}")
+    if reply.get("admin_recovery") == "yes":
+        note("the admin recovery password of this site opens this mail, too")
     if warning := reply.get("warning"):
         note(str(warning))
     if address := reply.get("code_mailed_to"):

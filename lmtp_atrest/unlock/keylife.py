@@ -231,6 +231,8 @@ class KeyLife:
     async def _join(self, request: AccountJoin, _peer: Peer) -> Reply:
         record = await self._administration.existing(request.name)
         vault_key, seal = await self._any_vault(record, request)
+        if request.by == "admin":
+            await self._service.tell(record, "admin-used")
         if seal == record.seal:
             after = await self._run(
                 lambda: self._slots.replace_password(
