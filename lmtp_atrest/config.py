@@ -130,8 +130,9 @@ class Lmtp(Section):
 
     @property
     def worker_count(self) -> int:
-        """Processes to start."""
-        return self.workers if isinstance(self.workers, int) else os.cpu_count() or 1
+        """Processes to start; by default some wait for the disk while others use the cores."""
+        cores = os.cpu_count() or 1
+        return self.workers if isinstance(self.workers, int) else cores + (cores + 1) // 2
 
 
 class Listener(Section):
@@ -297,6 +298,7 @@ class Peers(Section):
 
     dovecot: tuple[str, ...] = ("root", "dovecot")
     reader: tuple[str, ...] = ()
+    convert: tuple[str, ...] = ()
     admin: tuple[str, ...] = ("root",)
 
 
@@ -337,6 +339,23 @@ class Unlock(Section):
     temp_dir: AbsolutePath = Path("/dev/shm")  # noqa: S108 - RAM is the point
     trusted_sources: tuple[str, ...] = ()
     evict: Evict = Evict()
+
+
+class Conversion(Section):
+    """Mail that is already there."""
+
+    state: str = "sqlite:////var/lib/lmtp-atrest/conversion/conversion.db"
+    background: bool = True
+    messages_per_second: int = Field(default=200, ge=1)
+    sweep_every: Duration = 86400
+
+    @field_validator("state")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not value.startswith("sqlite:////"):
+            message = "is sqlite:////absolute/path"
+            raise ValueError(message)
+        return value
 
 
 class Recovery(Section):
@@ -382,6 +401,7 @@ class Config(Section):
     site: Site = Site()
     atrest: AtRest = AtRest()
     unlock: Unlock = Unlock()
+    conversion: Conversion = Conversion()
     recovery: Recovery = Recovery()
     notices: Notices = Notices()
     log: Log = Log()

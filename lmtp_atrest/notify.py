@@ -26,8 +26,8 @@ NOT_YOU = "If this was not you, tell your administrator at once: your account ca
 TEXTS = {
     "enabled": (
         "Your mail is now kept encrypted",
-        "From now on new mail of {name} is stored so that only your password opens it.\n\n"
-        + HOW_TO_GET_A_CODE,
+        "From now on new mail of {name} is stored so that only your password opens it; what was "
+        "there before follows.\n\n" + HOW_TO_GET_A_CODE,
     ),
     "code-made": (
         "A recovery code was made for your mail",

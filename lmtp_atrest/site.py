@@ -75,6 +75,7 @@ def _initialise(config: Config, opened: Stores) -> list[Path]:
         _Place(opened.records.path.parent, 0o750, unlock, lmtp, ours),
         _Place(opened.vaults.path.parent, 0o700, unlock, None, ours),
         _Place(opened.pins.path.parent, 0o700, unlock, None, ours),
+        _Place(_conversion_directory(config), 0o700, lmtp, None, (*ours, "conversion.db")),
     ]
     _check_site_key(config, opened)
     # Of two stores in one directory, the first says whose it is.
@@ -94,6 +95,10 @@ def _initialise(config: Config, opened: Stores) -> list[Path]:
         first = AdminRecord(site_key.site_id, 1, "allowed")
         records.put_admin(first.epoch, site_key.sign_admin(first))
     return made
+
+
+def _conversion_directory(config: Config) -> Path:
+    return Path(config.conversion.state.removeprefix("sqlite:///")).parent
 
 
 def enrolment_fault(config: Config) -> str | None:

@@ -21,7 +21,7 @@ from lmtp_atrest.crypto.slots import (
     make_slot,
 )
 from lmtp_atrest.crypto.vault import VaultKey
-from lmtp_atrest.errors import Alarm, NotFound, WrongSecret, WrongState
+from lmtp_atrest.errors import Alarm, Conflict, NotFound, WrongSecret, WrongState
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.vaults import SealedKey, Vault, Vaults
@@ -165,6 +165,11 @@ class Accounts(Ledger):
             raise Alarm(message)
         return tuple(keys)
 
+    def closed_to_admin(self, record: AccountRecord) -> list[Vault]:
+        """The account's closed vaults that have a slot of the admin recovery key, without it."""
+        closed = [self.vault(record, seal) for seal in record.closed]
+        return [v.without(SlotKind.ADMIN) for v in closed if v.of_kind(SlotKind.ADMIN)]
+
     # ---- making
 
     def add(self, names: list[str], home: str, maildir: str) -> AccountRecord:
@@ -212,10 +217,8 @@ class Accounts(Ledger):
         **fields: Any,
     ) -> AccountRecord:
         """A fresh vault with a fresh key pair; one that the account has is closed, and kept."""
-        closed, generation = record.closed, 1
-        if record.vault_id:
-            closed = (record.seal, *record.closed)
-            generation = max(one.generation for one in self.vault(record).keys) + 1
+        closed = (record.seal, *record.closed) if record.vault_id else record.closed
+        generation = self._last_generation(record, closed) + 1
         vault_key, vault_id = VaultKey.generate(), secrets.token_hex(16)
         blank = replace(record, vault_id=vault_id)
         slots = [self.password_slot(blank, vault_key, secret)]
@@ -239,7 +242,13 @@ class Accounts(Ledger):
         )
         vault = Vault(vault_id, record.account_id, tuple(slots), (sealed,))
         with self.writing():
+            self._check_admin(admin)
             return self.commit(after, vault)
+
+    def _last_generation(self, record: AccountRecord, seals: Sequence[VaultSeal]) -> int:
+        """The newest generation in these vaults, so that a join can put all in order."""
+        vaults = (self.vault(record, seal) for seal in seals)
+        return max((key.generation for vault in vaults for key in vault.keys), default=0)
 
     def admin_key_for(self, record: AccountRecord, admin: AdminRecord | None) -> str:
         """The id of the admin key that a new vault of this account gets a slot of, or ''."""
@@ -254,21 +263,39 @@ class Accounts(Ledger):
         record: AccountRecord,
         vault: Vault | None = None,
         drop: Sequence[str] = (),
+        *,
+        others: Sequence[Vault] = (),
+        admin: AdminRecord | None = None,
         **fields: Any,
     ) -> AccountRecord:
-        """Commit what follows `record`, with these fields and this vault.
+        """Commit what follows `record`, with these fields, this vault and these closed ones.
 
-        Conflict where the account changed since `record` was read; WrongState where nobody but
-        the administrator could open the vault any more.
+        Conflict where the account changed since `record` was read, or admin recovery since
+        `admin` was; WrongState where nobody but the administrator could open a vault any more.
         """
+        for one in (*([vault] if vault else []), *others):
+            _check_own_slot(one)
         if vault is not None:
-            own = [s for s in vault.slots if s.kind is not SlotKind.ADMIN]
-            if not any(slot.state is SlotState.ACTIVE for slot in own):
-                message = "the last slot that opens a vault cannot be removed"
-                raise WrongState(message)
             fields["slots_digest"] = digest_of(vault.slots)
+        if others:
+            digests = {one.vault_id: digest_of(one.slots) for one in others}
+            fields["closed"] = tuple(
+                replace(seal, slots_digest=digests.get(seal.vault_id, seal.slots_digest))
+                for seal in record.closed
+            )
         with self.writing():
-            return self.commit(record.next(**fields), vault, drop)
+            self._check_admin(admin)
+            return self.commit(record.next(**fields), vault, drop, others)
+
+    def _check_admin(self, admin: AdminRecord | None) -> None:
+        """Conflict where `admin` is no longer true: a slot of a key that has just gone, or that
+        a new policy forbids, would be found by nobody."""
+        if admin is None:
+            return
+        present = self.records.admin()
+        if (present.epoch if present else 0) != admin.epoch:
+            message = "admin recovery was changed meanwhile"
+            raise Conflict(message)
 
     # ---- names
 
@@ -399,6 +426,13 @@ class Accounts(Ledger):
         ids = (record.account_id, record.vault_id)
         sealed = vault_key.seal(key.der(), *ids, key.public.key_id)
         return SealedKey(key.public.key_id, generation, sealed)
+
+
+def _check_own_slot(vault: Vault) -> None:
+    own = [slot for slot in vault.slots if slot.kind is not SlotKind.ADMIN]
+    if not any(slot.state is SlotState.ACTIVE for slot in own):
+        message = "the last slot that opens a vault cannot be removed"
+        raise WrongState(message)
 
 
 def check_commitment(vault_key: VaultKey, seal: VaultSeal, slot: Slot) -> None:

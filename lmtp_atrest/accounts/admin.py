@@ -7,7 +7,6 @@ account is opened.
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +87,14 @@ class AdminRecovery:
         # Signed anew by a newer site key, it says the same; a forged pin raises.
         return self._accounts.site_key.public.verify_admin(pin[1]) != record
 
+    def repair(self) -> None:
+        """At start: forget vaults of keys and passwords that a crash left behind.
+
+        The vault of an old admin recovery password holds the same seed as that of the new one.
+        """
+        with self._accounts.writing():
+            self._forget_others(self.record())
+
     # ---- the key
 
     def set(self, secret: Secret) -> AdminRecord:
@@ -100,7 +107,8 @@ class AdminRecovery:
             message = "this site's policy forbids admin recovery (recovery.admin)"
             raise WrongState(message)
         self._audit("admin-set")
-        return self._commit(record.next(key=self._new_key(VaultKey.generate(), secret)))
+        with self._accounts.writing():
+            return self._commit(record.next(key=self._new_key(VaultKey.generate(), secret)))
 
     def change_password(self, old: Secret, new: Secret) -> AdminRecord:
         """The same key, sealed to another password. WrongSecret."""
@@ -110,52 +118,79 @@ class AdminRecovery:
             message = "this is the password of the key before: finish admin-recovery change"
             raise WrongState(message)
         self._audit("admin-password-changed")
-        after = self._commit(record.next(key=self._new_key(seed, new)))
-        self._accounts.vaults.drop([key.vault.vault_id])
-        return after
+        with self._accounts.writing():
+            return self._commit(record.next(key=self._new_key(seed, new)))
 
     def change_key(self, old: Secret, new: Secret) -> tuple[AdminRecord, int]:
         """A new key, to which all accounts are sealed, and which asks each for a rekey.
 
-        Returns the record and how many accounts could not be changed. A run that was cut short is
-        gone on with by the same call: `old` and `new` are the two passwords of then. WrongSecret.
+        Closed vaults that the key before opens are sealed to the new one too. Returns the record
+        and how many accounts could not be changed. A run that was cut short is gone on with by the
+        same call: `old` and `new` are the two passwords of then. WrongSecret.
         """
-        record = self.record()
-        if record.previous is None:
-            self._opened(record, old)
-            self._audit("admin-key-changed")
-            fresh = self._new_key(VaultKey.generate(), new)
-            record = self._commit(record.next(key=fresh, previous=record.key))
-        elif self._opened(record, new)[0] is not record.key:
-            message = "a change of the key is under way, with another new password"
-            raise WrongState(message)
-        key, seed = self._opened(record, old)
-        if key is not record.previous or record.key is None:
-            message = "a change of the key is under way, with another old password"
-            raise WrongState(message)
-        left = sum(not self._moved(one, record, seed) for one in self._with_key(key.key_id))
+        record = self._with_new_key(old, new)
+        key, previous = record.key, record.previous
+        assert key is not None and previous is not None  # noqa: S101 - for the type checker
+        self._check_goes_on(key, new, "new")
+        seed = self._check_goes_on(previous, old, "old")
+        found = [
+            one for one in self._accounts.all() if one.admin_key == previous.key_id or one.closed
+        ]
+        left = sum(not self._moved(one, record, seed) for one in found)
         if not left:
             record = self._commit(record.next(previous=None))
-            self._accounts.vaults.drop([key.vault.vault_id])
         return record, left
+
+    def _with_new_key(self, old: Secret, new: Secret) -> AdminRecord:
+        record = self.record()
+        if record.previous is not None:
+            return record
+        self._opened(record, old)
+        self._audit("admin-key-changed")
+        with self._accounts.writing():
+            fresh = self._new_key(VaultKey.generate(), new)
+            return self._commit(record.next(key=fresh, previous=record.key))
+
+    def _check_goes_on(self, key: AdminKey, secret: Secret, which: str) -> VaultKey:
+        try:
+            return self._seed(key, secret)
+        except WrongSecret as error:
+            message = f"a change of the key is under way, with another {which} password"
+            raise WrongState(message) from error
 
     def _moved(self, account: AccountRecord, record: AdminRecord, seed: VaultKey) -> bool:
         """Seal one account to the present key; False where that cannot be done now."""
         try:
-            vault = self._accounts.vault(account)
-            vault_key = self._vault_key(account, seed)
-            slots = [slot for slot in vault.slots if slot.kind is not SlotKind.ADMIN]
-            slots.append(self._accounts.admin_slot(account, vault_key, record))
-            self._accounts.change(
-                account,
-                replace(vault, slots=tuple(slots)),
-                admin_key=record.key.key_id if record.key else "",
-                rekey_due=True,
-            )
+            vault = self._resealed(account, account.seal, record, seed)
+            closed = [self._resealed(account, seal, record, seed) for seal in account.closed]
+            others = [one for one in closed if one is not None]
+            fields: dict[str, Any] = {"others": others, "admin": record}
+            if vault is not None and record.key is not None:
+                fields.update(admin_key=record.key.key_id, rekey_due=True)
+            if vault is not None or others:
+                self._accounts.change(account, vault, **fields)
         except AtRestError as error:
             log.error("not sealed to the new key", account=account.account_id, cause=str(error))
             return False
         return True
+
+    def _resealed(
+        self, account: AccountRecord, seal: VaultSeal, record: AdminRecord, seed: VaultKey
+    ) -> Vault | None:
+        """A vault with a slot of the present key in place of one of the key before; None where
+        there is none of that."""
+        if not seal.vault_id:  # plain, perhaps with closed vaults from before
+            return None
+        vault = self._accounts.vault(account, seal)
+        previous = record.previous.public_key if record.previous else b""
+        if not any(slot.public_key == previous for slot in vault.of_kind(SlotKind.ADMIN)):
+            return None
+        vault_key = self._vault_key(account, seed, seal)
+        here = replace(account, vault_id=seal.vault_id)
+        rest = vault.without(SlotKind.ADMIN)
+        return replace(
+            rest, slots=(*rest.slots, self._accounts.admin_slot(here, vault_key, record))
+        )
 
     # ---- opening
 
@@ -169,9 +204,13 @@ class AdminRecovery:
         """The vault key of an account, by the admin recovery password.
 
         `event` is in the audit, durably, before anything is opened. WrongSecret; WrongState where
-        the account has no slot of this key.
+        the account has no slot of this key or is frozen, or the policy forbids it.
         """
         record = self.record()
+        if account.frozen or record.policy == "forbidden":
+            reason = "it is frozen" if account.frozen else "this site's policy forbids it"
+            message = f"no admin recovery for {account.names[0]}: {reason}"
+            raise WrongState(message)
         key, seed = self._opened(record, secret)
         slots = self._accounts.vault(account, seal).slots
         if not any(slot.public_key == key.public_key for slot in slots):
@@ -234,6 +273,7 @@ class AdminRecovery:
     def withdraw(self) -> tuple[AccountRecord, ...]:
         """Where the policy forbids admin recovery: take its slots away; the accounts changed.
 
+        Those of closed vaults go too: with a forgotten password, such mail is lost then.
         Each is asked for a rekey at its next login, after which the old vault key, which an older
         copy of the store may give the administrator, opens nothing new.
         """
@@ -241,20 +281,22 @@ class AdminRecovery:
             return ()
         done = []
         for account in self._accounts.all():
-            if not account.admin_key:
-                continue
             try:
-                done.append(self._without_admin(account))
+                after = self._without_admin(account)
+                if after != account:
+                    done.append(after)
             except AtRestError as error:
                 log.error("admin slot stays", account=account.account_id, cause=str(error))
         return tuple(done)
 
     def _without_admin(self, account: AccountRecord) -> AccountRecord:
-        vault = self._accounts.vault(account)
-        slots = tuple(slot for slot in vault.slots if slot.kind is not SlotKind.ADMIN)
-        return self._accounts.change(
-            account, replace(vault, slots=slots), admin_key="", rekey_due=True
-        )
+        closed = self._accounts.closed_to_admin(account)
+        if account.admin_key:
+            vault = self._accounts.vault(account).without(SlotKind.ADMIN)
+            return self._accounts.change(
+                account, vault, others=closed, admin_key="", rekey_due=True
+            )
+        return self._accounts.change(account, others=closed) if closed else account
 
     def status(self) -> AdminStatus:
         """How far admin recovery reaches now."""
@@ -278,10 +320,8 @@ class AdminRecovery:
 
     # ---- shared
 
-    def _with_key(self, key_id: str) -> Sequence[AccountRecord]:
-        return [one for one in self._accounts.all() if one.admin_key == key_id]
-
     def _new_key(self, seed: VaultKey, secret: Secret) -> AdminKey:
+        """Call it within `writing`, together with the commit of the record that names it."""
         vault_id = secrets.token_hex(16)
         slot = self._slot(seed, vault_id, secret)
         if slot.open(secret) != seed:
@@ -316,4 +356,17 @@ class AdminRecovery:
                 raise Conflict(message)
             accounts.records.put_admin(record.epoch, document)
             accounts.pins.remember_admin(record.epoch, document)
+            self._forget_others(record)
         return record
+
+    def _forget_others(self, record: AdminRecord) -> None:
+        """Drop the vaults of admin recovery that this record, the newest, does not name."""
+        vaults = self._accounts.vaults
+        named = {key.vault.vault_id for key in (record.key, record.previous) if key is not None}
+        try:
+            gone = [one for one in vaults.ids_of(ADMIN_ACCOUNT) if one not in named]
+            if gone:
+                vaults.drop(gone)
+        except AtRestError as error:
+            # The change itself is done. The next one, or the next start, tries again.
+            log.error("a vault of before is still there", cause=str(error))

@@ -158,6 +158,32 @@ class Generations:
             raise WrongState(message)
         return self._accounts.change(record, state=State.ENCRYPTED)
 
+    def become_plain(self, record: AccountRecord) -> AccountRecord:
+        """The end of leaving: no message is encrypted any more. WrongState, else.
+
+        The vault is closed and kept: what a backup brings back can still be opened by a join.
+        """
+        if record.state is not State.LEAVING:
+            message = f"{record.names[0]} is {record.state.value}, not leaving"
+            raise WrongState(message)
+        return self._accounts.change(
+            record,
+            state=State.PLAIN,
+            public_key=b"",
+            key_ids=(),
+            vault_id="",
+            vault_commitment=b"",
+            slots_digest=b"",
+            closed=(record.seal, *record.closed),
+            admin_key="",
+            rekey_due=False,
+            reencrypt=False,
+        )
+
+    def reencrypted(self, record: AccountRecord) -> AccountRecord:
+        """All mail is sealed to the present key."""
+        return self._accounts.change(record, reencrypt=False)
+
     def freeze(self, record: AccountRecord) -> AccountRecord:
         """No vault opens until `thaw`; mail goes on arriving encrypted. Twice is once."""
         if not record.holds_ciphertext:

@@ -22,7 +22,7 @@ from lmtp_atrest.crypto.records import (
     check_pin,
 )
 from lmtp_atrest.crypto.slots import digest_of
-from lmtp_atrest.errors import Alarm, AtRestError, Conflict, NotFound
+from lmtp_atrest.errors import Alarm, AtRestError, Conflict, NotFound, WrongState
 from lmtp_atrest.keystore.pins import Pins
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.keystore.vaults import Vault, Vaults
@@ -101,6 +101,16 @@ class Ledger:
             )
         self._incomplete = False
 
+    def _catch_up(self) -> None:
+        """Where a change of ours stopped half-way, complete it for those who wait for its end."""
+        if not self._incomplete:
+            return
+        try:
+            with self.writing():
+                pass
+        except AtRestError as error:
+            logger("accounts").error("change is still not complete", cause=str(error))
+
     # ---- shared
 
     @contextmanager
@@ -159,9 +169,13 @@ class Ledger:
     def vault(self, record: AccountRecord, seal: VaultSeal | None = None) -> Vault:
         """The account's vault, or one of its closed ones.
 
-        Damaged or Alarm where it is not what the record says, Conflict where it is being changed.
+        Damaged or Alarm where it is not what the record says, Conflict where it is being changed,
+        WrongState where the account never had one.
         """
         seal = seal or record.seal
+        if not seal.vault_id:
+            message = f"account {record.account_id} is {record.state.value}: it has no vault"
+            raise WrongState(message)
         vault = self.vaults.get(seal.vault_id)
         if vault is None or vault.account_id != record.account_id:
             message = f"the vault of account {record.account_id} is missing"
@@ -169,6 +183,7 @@ class Ledger:
         if digest_of(vault.slots) != seal.slots_digest:
             # The vaults store commits first: it may be ahead of a record, never behind.
             if (self.vaults.epoch(record.account_id) or 0) > record.epoch:
+                self._catch_up()
                 message = f"account {record.account_id} is being changed"
                 raise Conflict(message)
             message = f"the slots of account {record.account_id} are not those of its record"
@@ -176,18 +191,24 @@ class Ledger:
         return vault
 
     def commit(
-        self, record: AccountRecord, vault: Vault | None = None, drop: Sequence[str] = ()
+        self,
+        record: AccountRecord,
+        vault: Vault | None = None,
+        drop: Sequence[str] = (),
+        others: Sequence[Vault] = (),
     ) -> AccountRecord:
         """Sign this record and make it the account's; call it within `writing`.
 
-        `vault` is what its vault holds from now on, `drop` names vaults that go. Conflict where
-        the account is not at the epoch before.
+        `vault` is what its vault holds from now on, `others` closed ones that change with it,
+        `drop` names vaults that go. Conflict where the account is not at the epoch before, Alarm
+        where both stores are older than what was seen: a change on top would hide that.
         """
+        self._check_not_rolled_back(record)
         signed = self.site_key.sign(record)
         # Until it is published. A commit that failed may be durable all the same.
         before, self._incomplete = self._incomplete, True
         try:
-            self.vaults.change(signed, vault, drop)
+            self.vaults.change(signed, vault, drop, others)
         except Conflict:
             self._incomplete = before
             raise
@@ -201,6 +222,13 @@ class Ledger:
             raise
         self._incomplete = False
         return record
+
+    def _check_not_rolled_back(self, record: AccountRecord) -> None:
+        seen = self.pins.epoch(record.account_id) or 0
+        # A head as high as this record is a race that somebody else won: a Conflict, no alarm.
+        if seen >= record.epoch > (self.vaults.epoch(record.account_id) or 0):
+            message = f"account {record.account_id} is older in both stores than epoch {seen}"
+            raise Alarm(message)
 
     def _publish(self, signed: SignedRecord) -> None:
         self.records.put(signed)

@@ -17,7 +17,8 @@ from lmtp_atrest.crypto.app_password import AppPassword
 from lmtp_atrest.crypto.records import AccountRecord, AdminRecord
 from lmtp_atrest.crypto.slots import SLOT_ID_BYTES, Slot, SlotKind, SlotState
 from lmtp_atrest.crypto.vault import VaultKey
-from lmtp_atrest.errors import AtRestError, NotFound, WrongState
+from lmtp_atrest.errors import AtRestError, Conflict, NotFound, WrongState
+from lmtp_atrest.keystore.vaults import Vault
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.telemetry import logger
 
@@ -39,7 +40,7 @@ class SlotChanges:
         self, record: AccountRecord, vault_key: VaultKey, new: Secret
     ) -> AccountRecord:
         """Both passwords open the vault from now on; an earlier pending one goes."""
-        vault = self._accounts.vault(record)
+        vault = self._vault_of(record, vault_key)
         pending = self._accounts.password_slot(record, vault_key, new, SlotState.PENDING)
         slots = (*_without_pending(vault.slots), pending)
         return self._accounts.change(record, replace(vault, slots=slots))
@@ -66,8 +67,8 @@ class SlotChanges:
 
         `compromised` says that somebody may know what opened the vault before: a rekey follows.
         """
-        vault = self._accounts.vault(record)
-        slots = [slot for slot in vault.slots if slot.kind is not SlotKind.PASSWORD]
+        vault = self._vault_of(record, vault_key)
+        slots = _without_kind(vault.slots, SlotKind.PASSWORD)
         slots.append(self._accounts.password_slot(record, vault_key, new))
         if code is not None:
             slots = _without_kind(slots, SlotKind.RECOVERY_CODE)
@@ -82,7 +83,7 @@ class SlotChanges:
         self, record: AccountRecord, vault_key: VaultKey, code: Secret
     ) -> AccountRecord:
         """This recovery code counts from now on, and no earlier one."""
-        vault = self._accounts.vault(record)
+        vault = self._vault_of(record, vault_key)
         slots = _without_kind(vault.slots, SlotKind.RECOVERY_CODE)
         slots.append(self._accounts.code_slot(record, vault_key, code))
         return self._accounts.change(record, replace(vault, slots=tuple(slots)))
@@ -94,7 +95,7 @@ class SlotChanges:
     ) -> tuple[AccountRecord, AppPassword]:
         """A new app password. WrongState where there are too many, or one with this label."""
         check_encrypted(record)
-        vault = self._accounts.vault(record)
+        vault = self._vault_of(record, vault_key)
         present = [slot for slot in vault.slots if slot.kind is SlotKind.APP_PASSWORD]
         if len(present) >= APP_PASSWORDS_LIMIT or any(slot.label == label for slot in present):
             message = (
@@ -138,21 +139,43 @@ class SlotChanges:
         *,
         wanted: bool,
     ) -> AccountRecord:
-        """Give the admin recovery key a slot, or take it away (a rekey follows at once)."""
-        vault = self._accounts.vault(record)
-        slots = _without_kind(vault.slots, SlotKind.ADMIN)
+        """Give the admin recovery key a slot, or take it away (a rekey follows at once).
+
+        Taken away, it goes from closed vaults too. WrongState where the policy leaves no choice.
+        """
+        if admin is not None and admin.policy == ("forbidden" if wanted else "required"):
+            message = f"admin recovery is {admin.policy} at this site: there is nothing to choose"
+            raise WrongState(message)
         if not wanted:
-            fields: dict[str, Any] = {"admin_key": "", "admin_refused": True}
-            if not record.admin_key:
-                return self._accounts.change(record, **fields)
-            return self._generations.rekey(record, vault_key, slots, **fields)[0]
+            return self._refuse_admin(record, vault_key)
+        vault = self._vault_of(record, vault_key)
+        slots = _without_kind(vault.slots, SlotKind.ADMIN)
         slots.append(self._accounts.admin_slot(record, vault_key, admin))
-        return self._accounts.change(
-            record,
-            replace(vault, slots=tuple(slots)),
-            admin_key=admin.key.key_id if admin and admin.key else "",
-            admin_refused=False,
-        )
+        key_id = admin.key.key_id if admin and admin.key else ""
+        fields: dict[str, Any] = {"admin_key": key_id, "admin_refused": False, "admin": admin}
+        if record.admin_key not in ("", key_id):
+            # A change of the key is under way; what the one before opened must not open new mail.
+            return self._generations.rekey(record, vault_key, slots, **fields)[0]
+        return self._accounts.change(record, replace(vault, slots=tuple(slots)), **fields)
+
+    def _refuse_admin(self, record: AccountRecord, vault_key: VaultKey) -> AccountRecord:
+        vault, closed = self._vault_of(record, vault_key), self._accounts.closed_to_admin(record)
+        fields: dict[str, Any] = {"admin_key": "", "admin_refused": True, "others": closed}
+        if not record.admin_key:
+            return self._accounts.change(record, **fields)
+        slots = _without_kind(vault.slots, SlotKind.ADMIN)
+        return self._generations.rekey(record, vault_key, slots, **fields)[0]
+
+    def _vault_of(self, record: AccountRecord, vault_key: VaultKey) -> Vault:
+        """The vault that this key opens; Conflict where the key is one of before a rekey.
+
+        A slot made with it would open nothing, and the one that it replaces would be gone.
+        """
+        vault = self._accounts.vault(record)
+        if not secrets.compare_digest(vault_key.commitment(), record.vault_commitment):
+            message = f"the vault of account {record.account_id} got another key meanwhile"
+            raise Conflict(message)
+        return vault
 
     # ---- what a login tidies up
 
@@ -195,8 +218,9 @@ class SlotChanges:
         if admin is not None and admin.policy == "required" and wanted != record.admin_key:
             slots = _without_kind(slots, SlotKind.ADMIN)
             slots.append(self._accounts.admin_slot(record, vault_key, admin))
-            fields["admin_key"] = wanted
-        if record.rekey_due:
+            fields.update(admin_key=wanted, admin=admin)
+        # An admin slot that gives way is one of a key that is being changed: as after the change.
+        if record.rekey_due or (fields and record.admin_key):
             return self._generations.rekey(record, vault_key, slots, **fields)
         if tuple(slots) == vault.slots:
             return record, vault_key

@@ -27,6 +27,7 @@ COMMANDS = {
     "admin-recovery": "adminrecovery",
     "session": "session",
     "mail": "mail",
+    "conversion": "conversion",
     "message": "message",
     "keystore": "service",
     "site-key": "service",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lmtp_atrest.cli.asking import ask, fd_option, print_changed
+from lmtp_atrest.cli.conversion import decrypt_account
 from lmtp_atrest.cli.terminal import (
     config_option,
     json_option,
@@ -20,11 +21,13 @@ from lmtp_atrest.cli.terminal import (
     when,
 )
 from lmtp_atrest.config import Config
-from lmtp_atrest.errors import UsageError, WrongState
+from lmtp_atrest.errors import UsageError
 from lmtp_atrest.unlock.protocol import Reply
 from lmtp_atrest.unlock.requests import (
+    AccountShow,
     AdminChange,
     AdminExport,
+    AdminLeave,
     AdminResetPassword,
     AdminSet,
     AdminStatus,
@@ -131,11 +134,8 @@ def decrypt(
     --export-key writes the private keys instead, as PEM sealed to a passphrase.
     """
     if export_key is None:
-        message = (
-            "mail that is encrypted already cannot be converted yet: `admin-recovery "
-            "reset-password` lets a password open it, --export-key writes its keys"
-        )
-        raise WrongState(message)
+        _decrypt(config, address, password_fd, as_json)
+        return
     if export_key.exists():
         message = f"{export_key} is there already: nothing is overwritten"
         raise UsageError(message)
@@ -150,6 +150,14 @@ def decrypt(
         print_json({"keys": len(reply["keys"]), "file": str(export_key)})
         return
     click.echo(f"{address}: {len(reply['keys'])} private keys in {export_key}")
+
+
+def _decrypt(config: Config, address: str, password_fd: int | None, as_json: bool) -> None:
+    """The account leaves, by the administrator's word, and its mail is decrypted."""
+    secret = read_secret(password_fd, PROMPT)
+    if ask(config, AccountShow(address))["state"] == "encrypted":
+        ask(config, AdminLeave(address, secret))
+    decrypt_account(config, address, secret, by="admin", as_json=as_json)
 
 
 @admin_recovery.command()

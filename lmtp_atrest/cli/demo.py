@@ -421,4 +421,5 @@ unlock:
   cache: none
   evict: {{socket: null}}
 notices: {{smtp: null}}
+conversion: {{state: "sqlite:///{root}/store/conversion.db", background: false}}
 """

@@ -1,8 +1,9 @@
 """The audit: what was done with keys that are not the doer's own, durable before it is done.
 
-Each entry carries SHA-256 over the digest before it and its own fields, so that one which is taken
-out or edited shows. Whoever can write to the store can rewrite all of it: copies of the log, which
-has every entry too, are what they would have to change as well.
+Each entry carries SHA-256 over the digest before it and its own fields, so that one which is
+edited, or taken out from between others, shows. Whoever can write to the store can rewrite all of
+it, or cut off its end: copies of the log, which has every entry too, with its digest, are what
+they would have to change as well.
 """
 
 import hashlib

@@ -26,6 +26,13 @@ class Pins:
                 select(seen.c.document).where(seen.c.account_id == account_id)
             ).scalar()
 
+    def epoch(self, account_id: str) -> int | None:
+        """The highest epoch seen."""
+        with self.store.reading() as connection:
+            return connection.execute(
+                select(seen.c.epoch).where(seen.c.account_id == account_id)
+            ).scalar()
+
     def account_named(self, name: str) -> str | None:
         """The account that had this name when it was last seen."""
         with self.store.reading() as connection:

@@ -5,8 +5,9 @@ leads to a record which does not carry it is an alarm, not an answer.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from lmtp_atrest.crypto.records import AdminRecord, SignedRecord, SitePublic, State
 from lmtp_atrest.errors import Alarm, Conflict
@@ -14,6 +15,15 @@ from lmtp_atrest.keystore.schema import accounts, names, site
 from lmtp_atrest.keystore.store import Store
 
 ADMIN = "admin"
+# Made once: to put a statement together takes longer than SQLite takes to answer it.
+_BY_NAME = (
+    select(accounts.c.account_id, accounts.c.epoch, accounts.c.document)
+    .join(names)
+    .where(names.c.name == bindparam("name"))
+)
+_BY_ID = select(accounts).where(accounts.c.account_id == bindparam("account_id"))
+# Verified documents that are remembered, by their bytes: a signature does not go bad.
+REMEMBERED = 1024
 
 
 class Records:
@@ -22,12 +32,12 @@ class Records:
     def __init__(self, store: Store, site_public: SitePublic) -> None:
         self.store = store
         self._site = site_public
+        self._verify = lru_cache(REMEMBERED)(site_public.verify)
 
     def by_name(self, name: str) -> SignedRecord | None:
         """The record of the account that has this canonical name."""
-        found = select(accounts).join(names).where(names.c.name == name)
         with self.store.reading() as connection:
-            row = connection.execute(found).first()
+            row = connection.execute(_BY_NAME, {"name": name}).first()
         if row is None:
             return None
         signed = self._verified(row.account_id, row.epoch, row.document)
@@ -39,9 +49,7 @@ class Records:
     def by_id(self, account_id: str) -> SignedRecord | None:
         """The record of this account, removed ones too."""
         with self.store.reading() as connection:
-            row = connection.execute(
-                select(accounts).where(accounts.c.account_id == account_id)
-            ).first()
+            row = connection.execute(_BY_ID, {"account_id": account_id}).first()
         return self._verified(row.account_id, row.epoch, row.document) if row else None
 
     def all(self) -> Iterator[SignedRecord]:
@@ -114,7 +122,7 @@ class Records:
             connection.execute(insert(site).values(what=ADMIN, epoch=epoch, document=document))
 
     def _verified(self, account_id: str, epoch: int, document: bytes) -> SignedRecord:
-        signed = self._site.verify(document)
+        signed = self._verify(document)
         if (signed.record.account_id, signed.record.epoch) != (account_id, epoch):
             message = f"row of account {account_id} holds the record of another account or epoch"
             raise Alarm(message)

@@ -15,6 +15,7 @@ from sqlalchemy import (
 RECORDS = MetaData()
 VAULTS = MetaData()
 PINS = MetaData()
+CONVERSION = MetaData()
 
 # records: what delivery reads. A row is a signed document; the other columns only find it.
 accounts = Table(
@@ -140,4 +141,21 @@ seen_site = Table(
     Column("what", String(32), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("document", LargeBinary, nullable=False),
+)
+
+# conversion: what runs over mail that is already there have done. A count, never an order.
+runs = Table(
+    "runs",
+    CONVERSION,
+    Column("account_id", String(32), primary_key=True),
+    Column("direction", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    Column("clean", BigInteger),  # the start of the last run that found nothing left to do
+    Column("done", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("failures", Text, nullable=False),
 )

@@ -6,15 +6,24 @@ signed record it leads to (`outbox`); the records store follows. After a crash b
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from lmtp_atrest.crypto.records import SignedRecord
 from lmtp_atrest.crypto.slots import Kdf, Slot, SlotKind, SlotState
 from lmtp_atrest.errors import Conflict, Damaged
 from lmtp_atrest.keystore.schema import heads, outbox, private_keys, slot_uses, slots, vaults
 from lmtp_atrest.keystore.store import Store
+
+# Made once: each login reads a vault several times.
+_VAULT = select(vaults).where(vaults.c.vault_id == bindparam("vault_id"))
+_SLOTS = select(slots).where(slots.c.vault_id == bindparam("vault_id")).order_by(slots.c.slot_id)
+_KEYS = (
+    select(private_keys)
+    .where(private_keys.c.vault_id == bindparam("vault_id"))
+    .order_by(private_keys.c.generation.desc())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,14 @@ class Vault:
     slots: tuple[Slot, ...]
     keys: tuple[SealedKey, ...]
 
+    def of_kind(self, kind: SlotKind) -> tuple[Slot, ...]:
+        """The slots of this kind."""
+        return tuple(slot for slot in self.slots if slot.kind is kind)
+
+    def without(self, kind: SlotKind) -> "Vault":
+        """The same vault without the slots of this kind."""
+        return replace(self, slots=tuple(s for s in self.slots if s.kind is not kind))
+
 
 class Vaults:
     """Vaults by id, and changes that are compared and set on the account's epoch."""
@@ -48,24 +65,36 @@ class Vaults:
             return _read(connection, vault_id)
 
     def change(
-        self, signed: SignedRecord, vault: Vault | None = None, drop: Sequence[str] = ()
+        self,
+        signed: SignedRecord,
+        vault: Vault | None = None,
+        drop: Sequence[str] = (),
+        others: Sequence[Vault] = (),
     ) -> None:
         """Commit one change of an account, durably and as a whole.
 
         `signed` is the record it leads to, `vault` what its vault holds from now on (None: as it
-        was), `drop` names vaults whose keys `vault` holds too. Conflict unless the account stands
-        at the epoch before.
+        was), `others` are closed ones that change with it, `drop` names vaults whose keys `vault`
+        holds too. Conflict unless the account stands at the epoch before.
         """
         record = signed.record
         with self.store.transaction() as connection:
             self._advance(connection, record.account_id, record.epoch)
-            if vault is not None:
-                _replace(connection, vault)
+            for one in (*([vault] if vault else []), *others):
+                _replace(connection, one)
             _drop(connection, drop)
             connection.execute(delete(outbox).where(outbox.c.account_id == record.account_id))
             connection.execute(
                 insert(outbox).values(account_id=record.account_id, document=signed.document)
             )
+
+    def ids_of(self, account_id: str) -> list[str]:
+        """The ids of all vaults of an account, closed ones too."""
+        with self.store.reading() as connection:
+            rows = connection.execute(
+                select(vaults.c.vault_id).where(vaults.c.account_id == account_id)
+            ).all()
+        return [row.vault_id for row in rows]
 
     def put(self, vault: Vault) -> None:
         """Keep a vault that belongs to no account: that of the admin recovery key."""
@@ -155,15 +184,9 @@ class Vaults:
 
 
 def _read(connection: Connection, vault_id: str) -> Vault | None:
-    row = connection.execute(select(vaults).where(vaults.c.vault_id == vault_id)).first()
-    slot_rows = connection.execute(
-        select(slots).where(slots.c.vault_id == vault_id).order_by(slots.c.slot_id)
-    )
-    key_rows = connection.execute(
-        select(private_keys)
-        .where(private_keys.c.vault_id == vault_id)
-        .order_by(private_keys.c.generation.desc())
-    )
+    row = connection.execute(_VAULT, {"vault_id": vault_id}).first()
+    slot_rows = connection.execute(_SLOTS, {"vault_id": vault_id})
+    key_rows = connection.execute(_KEYS, {"vault_id": vault_id})
     if row is None:  # said only now: a vault that is not there costs the same queries
         return None
     return Vault(

@@ -5,6 +5,7 @@ Knows nothing of encryption or accounts: bytes come in and lie safely, or an err
 
 from lmtp_atrest.maildir.deliver import NewMessage
 from lmtp_atrest.maildir.filesystem import DiskFull, OverQuota, StorageFailure, UnsafePath
+from lmtp_atrest.maildir.kept import KeptMaildirs
 from lmtp_atrest.maildir.layout import FolderNames, FolderStyle, Layout
 from lmtp_atrest.maildir.mailbox import PIN_NAME, Maildir, MessageFile
 
@@ -13,6 +14,7 @@ __all__ = [
     "DiskFull",
     "FolderNames",
     "FolderStyle",
+    "KeptMaildirs",
     "Layout",
     "Maildir",
     "MessageFile",

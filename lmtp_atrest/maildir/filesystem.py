@@ -4,6 +4,7 @@ Everything below the mail root goes by directory descriptors and follows no symb
 write to one mailbox must not be able to lead a delivery into another, nor out of the mail root.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -23,6 +24,8 @@ EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # synced it yet; one more sync (0.2 ms) makes our own 250 true without a lock between processes.
 # If the neighbour's sync takes longer than this, so do ours on the same disk.
 RECENT_SECONDS = 10
+RENAME_EXCHANGE = 2  # linux/fs.h
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class StorageFailure(TemporaryFailure):
@@ -89,6 +92,13 @@ class Filesystem:
     def rename(self, source: str, source_fd: int, target: str, target_fd: int) -> None:
         """Move within the file system, in one step."""
         os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+
+    def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
+        """Let two names change places in one step (renameat2(2)); both must be there."""
+        names = os.fsencode(one), os.fsencode(other)
+        if LIBC.renameat2(one_fd, names[0], other_fd, names[1], RENAME_EXCHANGE) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), one, None, other)
 
     def unlink(self, name: str, dir_fd: int) -> None:
         """Remove a file."""

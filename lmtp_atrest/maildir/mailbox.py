@@ -5,7 +5,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from lmtp_atrest.errors import NotFound
 from lmtp_atrest.maildir.deliver import NewMessage
+from lmtp_atrest.maildir.exchange import Subdirectories
 from lmtp_atrest.maildir.filesystem import (
     DIRECTORY,
     NEW_FILE,
@@ -68,13 +69,14 @@ class Maildir:
         layout: Layout,
         path: Path,
         inbox_path: Path,
+        subdirectories: Sequence[OpenDirectory] = (),
     ) -> None:
         self._directory = directory
+        self._subdirectories = subdirectories
+        self._path, self._inbox_path = path, inbox_path
         self._inbox = inbox
         self._layout = layout
         self._place = str(path)
-        inside = inbox_path.is_relative_to(path)
-        self._inbox_below = inbox_path.relative_to(path).parts if inside else None
 
     @classmethod
     def open(
@@ -103,17 +105,37 @@ class Maildir:
                 with suppress(NotFound):  # there may be folders all the same, and a pin
                     found = _open_below(root, inbox_path, filesystem, create=create)
                     undo.enter_context(found)
+            inner: Sequence[OpenDirectory] = ()
             if create and found is not None:
                 with storage_errors(str(inbox_path)):
-                    _make_subdirectories(found)
+                    inner = found.children(SUBDIRECTORIES, create=True)
             undo.pop_all()
-        return cls(opened, found, layout, path, inbox_path)
+        return cls(opened, found, layout, path, inbox_path, inner)
 
     def close(self) -> None:
         """Give the descriptor back; messages being written keep their own."""
         self._directory.close()
         if self._inbox is not None:
             self._inbox.close()
+        for directory in self._subdirectories:
+            directory.close()
+
+    def still_there(self) -> bool:
+        """Whether the paths of INBOX still lead to the directories that `open` made durable.
+
+        Those are held open, so no others can have their numbers. False without `create`.
+        """
+        held = (os.fstat(directory.fd) for directory in self._subdirectories)
+        try:
+            found = [os.stat(f"{self._inbox_path}/{name}") for name in SUBDIRECTORIES]  # noqa: PTH116  # faster
+        except OSError:
+            return False
+        return bool(self._subdirectories) and all(map(os.path.samestat, held, found))
+
+    def _inbox_below(self) -> Directories | None:
+        """Where INBOX lies in the Maildir, if it does."""
+        inside = self._inbox_path.is_relative_to(self._path)
+        return self._inbox_path.relative_to(self._path).parts if inside else None
 
     def __enter__(self) -> "Maildir":
         return self
@@ -200,6 +222,17 @@ class Maildir:
             with folder:
                 yield from self._messages(folder, shown)
 
+    def subdirectories(self) -> Iterator[Subdirectories]:
+        """Every folder for whoever changes messages in place; the caller closes each."""
+        for shown, folder in self._open_folders():
+            try:
+                with storage_errors(self._place):
+                    inner = folder.children(("tmp", "new", "cur"), create=False)
+            except BaseException:
+                folder.close()
+                raise
+            yield Subdirectories(shown, folder, *inner)
+
     def _messages(self, folder: OpenDirectory, shown: str) -> Iterator[MessageFile]:
         with folder.child("new") as new, folder.child("cur") as cur:
             found: dict[str, MessageFile] = {}
@@ -233,8 +266,9 @@ class Maildir:
             names = directory.names() if directory else []
             if directory:
                 directory.close()
+        inbox = self._inbox_below()
         for name in filter(self._layout.may_be_folder, names):
-            if (*outer, name) != self._inbox_below:
+            if (*outer, name) != inbox:
                 yield (*outer, name)
             yield from self._folders((*outer, name))
 
@@ -311,15 +345,6 @@ def _is_folder(folder: OpenDirectory) -> bool:
             return False
         subdirectory.close()
     return True
-
-
-def _make_subdirectories(directory: OpenDirectory) -> None:
-    try:
-        for opened in directory.children(SUBDIRECTORIES, create=True):
-            opened.close()
-    except OSError:
-        directory.close()
-        raise
 
 
 def _open_for_reading(directory: OpenDirectory, name: str, place: str) -> BinaryIO:

@@ -6,12 +6,14 @@ import re
 import secrets
 import socket
 import time
+from functools import lru_cache
 
 MAX_HOST = 100  # leaves room in a name for sizes, flags and what a conversion may add
 
 _counter = itertools.count()
 
 
+@lru_cache(maxsize=8)
 def escaped_host(host: str) -> str:
     r"""A host name as part of a message name: `/` is `\057`, `:` is `\072` (maildir(5)).
 

@@ -199,6 +199,7 @@ def _shown(record: AccountRecord) -> dict[str, Any]:
         "frozen": record.frozen,
         "suspended": record.suspended,
         "rekey_due": record.rekey_due,
+        "vault_key_since": record.vault_key_since,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from lmtp_atrest.accounts import AdminRecovery, SlotChanges
+from lmtp_atrest.accounts import AdminRecovery, Generations, SlotChanges
 from lmtp_atrest.config import Config
 from lmtp_atrest.errors import AtRestError, UsageError
 from lmtp_atrest.secret import Secret
@@ -17,6 +17,7 @@ from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import (
     AdminChange,
     AdminExport,
+    AdminLeave,
     AdminResetPassword,
     AdminSet,
     AdminStatus,
@@ -39,7 +40,9 @@ class AdminOperations:
         administration: Administration,
         admin: AdminRecovery,
         slots: SlotChanges,
+        generations: Generations,
     ) -> None:
+        self._generations = generations
         self._policy = config.recovery.admin
         self._service = service
         self._administration = administration
@@ -53,13 +56,16 @@ class AdminOperations:
             AdminStatus: self._status,
             AdminChange: self._change,
             AdminResetPassword: self._reset_password,
+            AdminLeave: self._leave,
             AdminExport: self._export,
             AuditList: self._audit_list,
         }
 
     async def apply_policy(self) -> None:
-        """Sign the policy of the configuration; where it forbids, take slots away."""
+        """At start: forget what a crash left of earlier passwords; sign the policy of the
+        configuration; where it forbids, take slots away."""
         try:
+            await asyncio.to_thread(self._admin.repair)
             await asyncio.to_thread(self._admin.set_policy, self._policy)
             withdrawn = await asyncio.to_thread(self._admin.withdraw)
         except AtRestError as error:
@@ -95,6 +101,15 @@ class AdminOperations:
         after = await self._service.pool.run(
             self._slots.replace_password, record, vault_key, request.new_secret
         )
+        await self._service.tell(after, "admin-used")
+        self._service.vaults.close(after.account_id)
+        remaining = await self._service.evictor.end(after.names, after.account_id)
+        return account_reply("changed", after, readers_remaining=remaining)
+
+    async def _leave(self, request: AdminLeave, _peer: Peer) -> Reply:
+        record = await self._administration.existing(request.name)
+        await self._service.pool.run(self._admin.open, record, request.secret, "admin-leave")
+        after = await self._service.pool.run(self._generations.leave, record)
         await self._service.tell(after, "admin-used")
         self._service.vaults.close(after.account_id)
         remaining = await self._service.evictor.end(after.names, after.account_id)

@@ -7,6 +7,7 @@ replies hold secrets; nothing here logs them.
 import asyncio
 import base64
 import socket
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,7 +36,7 @@ from lmtp_atrest.unlock.protocol import (
     encode_request,
     parse_reply,
 )
-from lmtp_atrest.unlock.requests import Request, Role, Unwrap
+from lmtp_atrest.unlock.requests import ConvertUnwrap, Request, Role, Unwrap
 
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 60.0  # `account-enable` waits for its barrier and for sessions to end
@@ -194,6 +195,30 @@ class SocketUnwrap:
     def __call__(self, header: Header) -> MessageKey:
         """The key of the message with this header; WrongKey, Damaged, NotFound once it ended."""
         reply = self._client.ask(Unwrap(self._token, header.raw))
+        return MessageKey(Secret(base64.b64decode(str(reply["key"]))))
+
+
+class GrantUnwrap:
+    """Message keys under a grant: a `dcrypt.Unwrap` for any number of threads, with a connection
+    for each."""
+
+    def __init__(self, path: Path, role: Role, grant: str) -> None:
+        self._path, self._role, self._grant = path, role, grant
+        self._local = threading.local()
+        self._clients: list[SyncClient] = []
+
+    def close(self) -> None:
+        """Hang up; no thread uses it any more."""
+        for client in self._clients:
+            client.close()
+
+    def __call__(self, header: Header) -> MessageKey:
+        """The key of the message with this header; WrongKey, Damaged, NotFound once it ended."""
+        client: SyncClient | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = SyncClient(self._path, self._role)
+            self._clients.append(client)
+        reply = client.ask(ConvertUnwrap(self._grant, header.raw))
         return MessageKey(Secret(base64.b64decode(str(reply["key"]))))
 
 

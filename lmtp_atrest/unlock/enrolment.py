@@ -23,6 +23,8 @@ from lmtp_atrest.unlock.service import Service
 log = logger("unlock")
 
 SECONDS = 5.0
+# Each has one of Dovecot's auth workers wait, and takes another to ask who the user is.
+AT_ONCE = 8
 SIGHTINGS_LIMIT = 20_000
 
 
@@ -43,32 +45,43 @@ class Enrolment:
         self._admin = admin
         self._add = add
         self._seen: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
+        self._running: dict[str, asyncio.Task[AccountRecord | None]] = {}
 
-    async def at_login(self, request: Login, record: AccountRecord | None) -> AccountRecord | None:
+    async def at_login(self, request: Login) -> AccountRecord | None:
         """The encrypted account, where this login enrols it (or another did so meanwhile).
 
         The site has accepted the secret of this request. None where nothing changed.
         """
         if self._config.enrolment != "at-login" or request.secret is None:
             return None
+        name = self._service.names.canonical(request.name)
+        running = self._running.get(name)
+        if running is None and len(self._running) >= min(self._service.pool.width, AT_ONCE):
+            return None  # the next login will do
+        if running is None:
+            running = asyncio.create_task(self._enrolled_once(name, request.secret))
+            self._running[name] = running
+            running.add_done_callback(lambda _: self._running.pop(name))
+        # Logins of one user at the same time wait for one enrolment: one that did not would come
+        # in without keys, after the sessions from before were ended.
+        return await asyncio.shield(running)
+
+    async def _enrolled_once(self, name: str, secret: Secret) -> AccountRecord | None:
         try:
             async with asyncio.timeout(SECONDS):
-                record = await self._prepared(request.name, request.secret, record)
-                if record is None or self._service.pool.pending >= self._service.pool.width:
-                    return None  # the next login will do
-            return await self._enrolled(record, request.secret)
+                record = await self._service.record(name)
+                if record is not None and record.holds_ciphertext:
+                    return record
+                if not self._confirmed(name, secret) or not await self._may():
+                    return None
+                if self._service.pool.pending >= self._service.pool.width:
+                    return None
+                record = record or await self._add(name)
+            return await self._enrolled(record, secret)
         except (AtRestError, TimeoutError) as error:
             cause = str(error) or type(error).__name__
             log.error("not enrolled at login", cause=cause)
             return None
-
-    async def _prepared(
-        self, spelling: str, secret: Secret, record: AccountRecord | None
-    ) -> AccountRecord | None:
-        name = self._service.names.canonical(spelling)
-        if not self._confirmed(name, secret) or not await self._may():
-            return None
-        return record or await self._add(name)
 
     async def _enrolled(self, record: AccountRecord, secret: Secret) -> AccountRecord | None:
         """Commit and go on; without a time limit, for from here on the answer must carry keys."""
@@ -76,7 +89,7 @@ class Enrolment:
         try:
             after = await self._service.pool.run(self._enable, record.names[0], secret)
         except (Conflict, WrongState):
-            # Two logins at once: the other one enrolled.
+            # An administrator enrolled it at the same time.
             found = await asyncio.to_thread(self._accounts.record_by_id, record.account_id)
             return found if found and found.holds_ciphertext else None
         log.info("enrolled at login", account=after.account_id)

@@ -266,7 +266,7 @@ class KeyLife:
             self._admin.check(request.secret)
             return self._admin.open(record, request.secret, "admin-join", seal)
         return self._accounts.open(
-            record, _typed(request.secret, request.by), KINDS[request.by], seal=seal
+            record, typed_secret(request.secret, request.by), KINDS[request.by], seal=seal
         ).vault_key
 
     # ---- keys
@@ -323,7 +323,7 @@ class KeyLife:
             message = f"this site thaws accounts by {' or '.join(self._config.recovery.thaw_with)}"
             raise UsageError(message)
         record = await self._administration.existing(request.name)
-        secret, kind = _typed(request.secret, request.by), KINDS[request.by]
+        secret, kind = typed_secret(request.secret, request.by), KINDS[request.by]
         await self._run(lambda: self._accounts.open(record, secret, kind, frozen=True))
         after = await self._run(self._generations.thaw, record)
         await self._service.tell(after, "thawed")
@@ -405,7 +405,7 @@ class KeyLife:
         return await self._service.pool.run(function, *arguments)
 
 
-def _typed(secret: Secret, by: str) -> Secret:
+def typed_secret(secret: Secret, by: str) -> Secret:
     """The secret as its slot takes it; BadCode, UsageError for a kind that there is not."""
     if by not in KINDS:
         message = f"{by!r} is neither password nor code"

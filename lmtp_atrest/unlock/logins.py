@@ -12,6 +12,7 @@ from typing import Any
 
 from lmtp_atrest.accounts import handout
 from lmtp_atrest.crypto import app_password
+from lmtp_atrest.crypto.app_password import AppPassword
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.crypto.slots import SlotKind
@@ -20,6 +21,7 @@ from lmtp_atrest.errors import AtRestError, BadCode, WrongSecret
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.enrolment import Enrolment
 from lmtp_atrest.unlock.opening import Try
+from lmtp_atrest.unlock.presence import Presence
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import AppLogin, Login, Lookup
 from lmtp_atrest.unlock.service import Service, TooManyKeys
@@ -52,7 +54,7 @@ class Logins:
     def __init__(self, service: Service, directory: Directory, enrolment: Enrolment) -> None:
         self._service = service
         self._accounts = service.accounts
-        self._directory = directory
+        self._presence = Presence(directory, service.now)
         self._enrolment = enrolment
 
     def operations(self) -> dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]:
@@ -66,7 +68,7 @@ class Logins:
         if record is None or not record.holds_ciphertext:
             if request.service not in SERVICES_WITH_KEYS or _refusal(request):
                 return Reply("not-enrolled")
-            record = await self._enrolment.at_login(request, record)
+            record = await self._enrolment.at_login(request)
             if record is None:
                 return Reply("not-enrolled")
         if request.service not in SERVICES_WITH_KEYS:
@@ -119,9 +121,13 @@ class Logins:
         if record is None or not record.holds_ciphertext:
             return Reply("not-enrolled")
         try:
-            vault, slot_id = await self._app_opened(record, request)
+            typed = app_password.read(request.secret.reveal())
         except BadCode:  # somebody's own password that begins like ours, perhaps
             return Reply("not-enrolled")
+        if record.frozen:
+            await asyncio.to_thread(self._check_frozen, record, typed)
+            return Reply("refused", {"reason": REFUSED_FROZEN})
+        vault, slot_id = await self._app_opened(record, typed, request.source)
         if reason := await self._app_refusal(record, request):
             log.info("app login refused", account=record.account_id, reason=reason)
             return Reply("refused", {"reason": reason})
@@ -130,10 +136,16 @@ class Logins:
             return Reply("accepted")
         return await self._opened(record, vault, request.service)
 
-    async def _app_opened(self, record: AccountRecord, request: AppLogin) -> tuple[OpenVault, str]:
-        typed = app_password.read(request.secret.reveal())
+    def _check_frozen(self, record: AccountRecord, typed: AppPassword) -> None:
+        """WrongSecret unless it would open the vault: a stranger is not told that it is frozen."""
+        kind, handle = SlotKind.APP_PASSWORD, typed.handle
+        self._accounts.open(record, typed.secret, kind, handle=handle, frozen=True)
+
+    async def _app_opened(
+        self, record: AccountRecord, typed: AppPassword, source: str
+    ) -> tuple[OpenVault, str]:
         vault = await self._service.opener.open(
-            Try(record, typed.secret, request.source, False, SlotKind.APP_PASSWORD, typed.handle)
+            Try(record, typed.secret, source, False, SlotKind.APP_PASSWORD, typed.handle)
         )
         present = await self._service.settled(record, vault)
         slots = (await asyncio.to_thread(self._accounts.vault, present)).slots
@@ -144,15 +156,10 @@ class Logins:
         """No site stands behind an app password: whom it no longer lets in must stay out here."""
         if request.mechanism.upper() not in MECHANISMS_WITH_SECRET:
             return REFUSED_MECHANISM
-        if record.frozen:
-            return REFUSED_FROZEN
         if record.suspended:
             return REFUSED_SUSPENDED
-        if not self._service.directory_is_ours:
-            found = await self._directory.lookup(record.names[0])
-            if found is None:
-                return REFUSED_SUSPENDED
-        return ""
+        ours = self._service.directory_is_ours
+        return "" if ours or await self._presence.known(record.names[0]) else REFUSED_SUSPENDED
 
     async def _note_use(self, slot_id: str) -> None:
         day = datetime.fromtimestamp(self._accounts.milliseconds() / 1000, UTC).strftime(

@@ -16,6 +16,7 @@ class Role(StrEnum):
 
     DOVECOT = "dovecot"
     READER = "reader"
+    CONVERT = "convert"
     ADMIN = "admin"
     EVICT = "evict"
 
@@ -279,12 +280,49 @@ class AdminResetPassword:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminLeave:
+    """Store a user's new mail plain again, by admin recovery: decryption can follow."""
+
+    name: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
 class AdminExport:
     """A user's private keys by admin recovery, sealed to a passphrase."""
 
     name: str
     secret: Secret
     passphrase: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertGrant:
+    """A grant for a conversion, by the password, the recovery code or admin recovery.
+
+    `count` is a decimal number: how many message keys it may ask for.
+    """
+
+    name: str
+    secret: Secret
+    direction: str
+    count: str
+    by: str = "password"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertUnwrap:
+    """A conversion asks for the key of one message."""
+
+    grant: str
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertDone:
+    """A conversion found nothing encrypted any more: an account that is leaving is plain."""
+
+    grant: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +421,7 @@ AdminRequest: TypeAlias = (
     | AdminStatus
     | AdminChange
     | AdminResetPassword
+    | AdminLeave
     | AdminExport
     | AuditList
     | AccountList
@@ -391,12 +430,14 @@ AdminRequest: TypeAlias = (
     | AccountAlias
     | AccountRemove
 )
+ConvertRequest: TypeAlias = ConvertGrant | ConvertUnwrap | ConvertDone
 EvictRequest: TypeAlias = Who | End | Caches | Forget
-Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | EvictRequest
+Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | ConvertRequest | EvictRequest
 
 _D = frozenset({Role.DOVECOT, Role.ADMIN})
 _R = frozenset({Role.READER, Role.ADMIN})
 _A = frozenset({Role.ADMIN})
+_C = frozenset({Role.CONVERT, Role.ADMIN})
 _E = frozenset({Role.EVICT})
 
 OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
@@ -431,8 +472,12 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "admin-status": (AdminStatus, _A),
     "admin-change": (AdminChange, _A),
     "admin-reset-password": (AdminResetPassword, _A),
+    "admin-leave": (AdminLeave, _A),
     "admin-export": (AdminExport, _A),
     "audit-list": (AuditList, _A),
+    "convert-grant": (ConvertGrant, _A),
+    "convert-unwrap": (ConvertUnwrap, _C),
+    "convert-done": (ConvertDone, _C),
     "account-list": (AccountList, _A),
     "account-show": (AccountShow, _A),
     "account-rename": (AccountRename, _A),

@@ -17,6 +17,7 @@ from lmtp_atrest.secret import Secret
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
 from lmtp_atrest.unlock.adminrecovery import AdminOperations
+from lmtp_atrest.unlock.converting import Converting
 from lmtp_atrest.unlock.enrolment import Enrolment
 from lmtp_atrest.unlock.evict import Evictor
 from lmtp_atrest.unlock.keylife import KeyLife
@@ -30,7 +31,7 @@ log = logger("unlock")
 
 EXPIRY_SECONDS = 5.0
 TIDY_SECONDS = 60.0
-ROLES = (Role.DOVECOT, Role.READER, Role.ADMIN)
+ROLES = (Role.DOVECOT, Role.READER, Role.CONVERT, Role.ADMIN)
 
 
 async def serve(
@@ -61,6 +62,7 @@ async def serve(
     servers = build_servers(config, service)
     chores = (
         asyncio.create_task(_repeat(service.expire, EXPIRY_SECONDS)),
+        asyncio.create_task(_repeat(parts.converting.expire, EXPIRY_SECONDS)),
         asyncio.create_task(_repeat(parts.outbox.send, EXPIRY_SECONDS)),
         asyncio.create_task(_repeat(service.forget_unused_caches, TIDY_SECONDS)),
     )
@@ -78,6 +80,7 @@ async def serve(
             with contextlib.suppress(asyncio.CancelledError):
                 await chore
         service.wipe()
+        parts.converting.wipe()
         if isinstance(directory, DovecotDirectory):
             await directory.close()
         log.info("stopped")
@@ -89,6 +92,7 @@ class Parts:
 
     service: Service
     outbox: Outbox
+    converting: Converting
     admin: AdminOperations
 
 
@@ -130,15 +134,17 @@ def build(
         hardening_missing=hardening_missing,
     )
     enrolment = Enrolment(config.atrest, service, admin, administration.add_found)
-    operations = AdminOperations(config, service, administration, admin, slots)
+    operations = AdminOperations(config, service, administration, admin, slots, generations)
+    converting = Converting(service, administration, admin, generations)
     for part in (
+        converting,
         Logins(service, directory, enrolment),
         administration,
         KeyLife(config, service, administration, admin, generations, slots),
         operations,
     ):
         service.add_operations(part.operations())
-    return Parts(service, outbox, operations)
+    return Parts(service, outbox, converting, operations)
 
 
 def build_servers(config: Config, service: Service) -> list[RoleServer]:
@@ -147,11 +153,18 @@ def build_servers(config: Config, service: Service) -> list[RoleServer]:
         RoleServer(
             role,
             config.unlock.sockets / f"{role}.sock",
-            uids_of(getattr(config.unlock.peers, role)),
+            uids_of(_peers(config, role)),
             service.answer,
         )
         for role in ROLES
     ]
+
+
+def _peers(config: Config, role: Role) -> tuple[str, ...]:
+    named: tuple[str, ...] = getattr(config.unlock.peers, role)
+    if role is Role.CONVERT and config.lmtp.user is not None:
+        return (*named, config.lmtp.user)  # conversions run as the owner of the Maildirs
+    return named
 
 
 async def _repeat(chore: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -129,7 +129,7 @@ def test_an_administrator_gets_in_and_it_is_written_down(
     assert readable(running, DAVE, NEW) == 1
     keys = tmp_path / "keys.pem"
     decrypt = ("admin-recovery", "decrypt", DAVE)
-    assert running.run(*decrypt, secret=ROOT2).returncode == 10
+    assert running.run(*decrypt, secret=ROOT).returncode == 7
     export = (*decrypt, "--export-key", str(keys))
     ok(running.run(*export, secret=ROOT2, passphrase=NEWER))
     assert keys.stat().st_mode & 0o077 == 0
@@ -149,6 +149,20 @@ def test_an_administrator_gets_in_and_it_is_written_down(
         "admin-reset-password",
         "admin-export",
     ]
+
+
+def test_an_administrator_decrypts_an_account_for_good(running: RunningSite) -> None:
+    frank = "frank@example.org"
+    ok(running.run("account", "add", frank))
+    ok(running.run("account", "enable", frank, secret=PASSWORD))
+    running.deliver([frank], short_text())
+    ok(running.run("admin-recovery", "decrypt", frank, secret=ROOT2))
+    assert shown(running, frank)["state"] == "plain"
+    maildir = Path(str(shown(running, frank)["maildir"]))
+    (message,) = (maildir / "new").iterdir()
+    assert b"one o'clock" in message.read_bytes()
+    audit = ok(running.run("admin-recovery", "audit"))
+    assert audit.count("admin-leave") == audit.count("admin-decrypt") == 1
 
 
 def test_leaving_and_returning(running: RunningSite) -> None:

@@ -79,6 +79,14 @@ class FaultyFilesystem(Filesystem):
         self.unsynced.add((inode(target_fd), target))
         self._step("rename", after=True)
 
+    def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
+        self._step("exchange")
+        moved = os.stat(one, dir_fd=one_fd).st_ino
+        self.renamed_unsynced |= moved in self.unsynced and "probe" not in one
+        super().exchange(one, one_fd, other, other_fd)
+        self.unsynced |= {(inode(other_fd), other)}
+        self._step("exchange", after=True)
+
     def unlink(self, name: str, dir_fd: int) -> None:
         self._step("unlink")
         super().unlink(name, dir_fd)

@@ -1,0 +1,125 @@
+"""All mail of one account: runs until nothing is left to do, and the book of it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmtp_atrest.conversion.forms import Job
+from lmtp_atrest.conversion.run import Counts, Run
+from lmtp_atrest.conversion.state import States
+from lmtp_atrest.maildir import Layout, Maildir
+
+# Mail that a client moves from folder to folder can escape one pass after the other.
+PASSES = 5
+# DESIGN 5: a delivery that read the state before a change has ended after this.
+BARRIER_MS = 5000
+NOTE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an account's mail lies. `since` (milliseconds) is when its state changed."""
+
+    account_id: str
+    root: Path
+    maildir: Path
+    inbox: Path
+    layout: Layout
+    since: int = 0
+
+    def open(self) -> Maildir:
+        """The Maildir; NotFound where there is none yet."""
+        return Maildir.open(
+            self.root, self.maildir, create=False, inbox=self.inbox, layout=self.layout
+        )
+
+
+def convert(
+    place: Place,
+    job: Job,
+    states: States,
+    *,
+    stopping: threading.Event | None = None,
+    messages_per_second: float = 0,
+    progress: Callable[[Counts], None] = lambda _counts: None,
+    now: Callable[[], float] = time.time,
+) -> tuple[Counts, bool]:
+    """Passes over the mailbox until one finds nothing to do; the counts, and whether it came to
+    that.
+
+    Only a pass that began after the barrier can say so. Raises Conflict where another run works on
+    the account, NotFound without a Maildir, StorageFailure.
+    """
+    stop = stopping or threading.Event()
+    with states.exclusive(place.account_id), place.open() as maildir:
+        states.begin(place.account_id, job.direction, int(now() * 1000))
+        book = _Book(place.account_id, states, progress, stop, now)
+        for _ in range(PASSES):
+            stop.wait(max(0.0, (place.since + BARRIER_MS) / 1000 - now()))
+            started = int(now() * 1000)
+            counts = Run(
+                maildir,
+                job,
+                progress=book.note,
+                stopping=stop,
+                messages_per_second=messages_per_second,
+            )()
+            book.add(counts)
+            if stop.is_set():
+                break
+            if not counts.done and not counts.vanished:
+                states.note(place.account_id, book.total, int(now() * 1000), "done")
+                if not counts.failed:
+                    states.clean(place.account_id, started)
+                return book.total, not counts.failed
+        states.note(place.account_id, book.total, int(now() * 1000), "paused")
+        return book.total, False
+
+
+class _Book:
+    """Adds up the passes; writes down how far they are, and hears of a pause."""
+
+    def __init__(
+        self,
+        account_id: str,
+        states: States,
+        progress: Callable[[Counts], None],
+        stopping: threading.Event,
+        now: Callable[[], float],
+    ) -> None:
+        self.total = Counts()
+        self._account_id = account_id
+        self._states = states
+        self._progress = progress
+        self._stopping = stopping
+        self._now = now
+        self._noted = 0.0
+
+    def note(self, counts: Counts) -> None:
+        """A batch of the pass under way is done."""
+        so_far = self._with(counts)
+        self._progress(so_far)
+        if self._now() - self._noted < NOTE_SECONDS:
+            return
+        self._noted = self._now()
+        self._states.note(self._account_id, so_far, int(self._noted * 1000))
+        row = self._states.get(self._account_id)
+        if row is not None and row.state == "paused":
+            self._stopping.set()
+
+    def add(self, counts: Counts) -> None:
+        """A pass is over."""
+        self.total = self._with(counts)
+
+    def _with(self, counts: Counts) -> Counts:
+        # What was skipped or failed is met again by each pass, and counts once.
+        return Counts(
+            done=self.total.done + counts.done,
+            skipped=max(0, counts.skipped - self.total.done),
+            vanished=self.total.vanished + counts.vanished,
+            failed=counts.failed,
+            bytes=self.total.bytes + counts.bytes,
+            failures=counts.failures,
+        )

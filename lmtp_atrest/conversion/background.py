@@ -1,0 +1,132 @@
+"""The convert service: old mail of encrypted accounts, and what other programs leave in clear.
+
+Encrypting needs public keys only, so this process has no secret and asks for none. It works with
+idle priority, one account after the other, no faster than the configuration says.
+"""
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lmtp_atrest.config import Config
+from lmtp_atrest.conversion.account import Place, convert
+from lmtp_atrest.conversion.forms import Direction, Job
+from lmtp_atrest.conversion.state import RunState, States
+from lmtp_atrest.crypto.publickey import PublicKey
+from lmtp_atrest.crypto.records import AccountRecord, State
+from lmtp_atrest.errors import AtRestError, Conflict, NotFound
+from lmtp_atrest.keystore.records import Records
+from lmtp_atrest.maildir import Layout
+from lmtp_atrest.telemetry import logger
+
+LOOK_SECONDS = 5.0
+# After trouble with an account, before it is tried again.
+RETRY_MS = 3600 * 1000
+SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13  # linux/ioprio.h
+
+log = logger("conversion")
+
+
+class Background:
+    """Looks for accounts with work, and does it."""
+
+    def __init__(
+        self,
+        config: Config,
+        records: Records,
+        states: States,
+        stopping: threading.Event,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._records = records
+        self._states = states
+        self._stopping = stopping
+        self._now = now
+
+    def run(self) -> None:
+        """Until told to stop."""
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except AtRestError as error:
+                log.error("accounts not looked at", cause=str(error))
+
+    def look(self) -> int:
+        """One look at all accounts; how many were worked on."""
+        rows = {row.account_id: row for row in self._states.all()}
+        worked = 0
+        for signed in self._records.all():
+            record = signed.record
+            if self._stopping.is_set():
+                break
+            if record.state is State.ENCRYPTED and self._due(record, rows.get(record.account_id)):
+                self._work(record)
+                worked += 1
+        return worked
+
+    def _due(self, record: AccountRecord, row: RunState | None) -> bool:
+        if row is None:
+            return True
+        now = int(self._now() * 1000)
+        if row.state == "paused" or (row.failed and now - row.updated < RETRY_MS):
+            return False
+        if row.clean is None or row.clean < record.vault_key_since:
+            return True
+        return now - row.clean > self._config.conversion.sweep_every * 1000
+
+    def _work(self, record: AccountRecord) -> None:
+        inbox = self._config.mail.inbox_of(record.home, record.maildir)
+        place = Place(
+            record.account_id,
+            self._config.mail.root,
+            Path(record.maildir),
+            Path(inbox),
+            Layout.of(self._config.lmtp),
+            record.vault_key_since,
+        )
+        key = PublicKey.from_der(record.public_key)
+        job = Job(Direction.ENCRYPT, key, None, self._config.atrest.pbkdf2_rounds)
+        try:
+            counts, clean = convert(
+                place,
+                job,
+                self._states,
+                stopping=self._stopping,
+                messages_per_second=self._config.conversion.messages_per_second,
+                now=self._now,
+            )
+        except Conflict:
+            return  # a run by hand is at it
+        except NotFound:
+            self._nothing_there(record)
+            return
+        except AtRestError as error:
+            log.error("account not converted", account=record.account_id, cause=str(error))
+            return
+        if counts.done or counts.failed:
+            log.info(
+                "account converted",
+                account=record.account_id,
+                done=counts.done,
+                failed=counts.failed,
+                clean=clean,
+            )
+
+    def _nothing_there(self, record: AccountRecord) -> None:
+        """No Maildir yet: there is nothing in clear in it."""
+        now = int(self._now() * 1000)
+        self._states.begin(record.account_id, Direction.ENCRYPT, now)
+        self._states.clean(record.account_id, now)
+
+
+def be_idle() -> None:
+    """Let everybody else go first, at the processor and, where we know how, at the disk."""
+    os.nice(19)
+    number = SYS_IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE)
