@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but git, make and python3-venv; `make peers` needs root.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test lint peers constraints clean
+.PHONY: demo test lint peers bench constraints clean
 
 demo: .venv/ok
 	@$(BIN)/python -m tests.messages var/demo/messages
@@ -9,7 +9,7 @@ demo: .venv/ok
 
 test: .venv/ok lint
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage run -m pytest -q -n auto --dist worksteal
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report --skip-covered --sort=cover
 
 lint: .venv/ok
@@ -21,7 +21,11 @@ lint: .venv/ok
 peers:
 	tests/peers/build.sh
 
-.venv/ok: pyproject.toml constraints.txt
+# Against Dovecot's LMTP, on an idle machine, as root; `BENCH=--quick` is one short round.
+bench: .venv/ok
+	$(BIN)/python -m bench $(BENCH)
+
+.venv/ok: pyproject.toml constraints.txt hatch_build.py
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo 'Python has no venv support here: sudo apt install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv .venv

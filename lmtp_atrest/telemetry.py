@@ -5,6 +5,7 @@ whoever passes them, and the loggers of libraries that know content (aiosmtpd lo
 message at DEBUG) are capped at WARNING.
 """
 
+import json as json_module
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -27,6 +28,15 @@ def _drop_secrets(
     return event
 
 
+# One encoder for all lines; `json.dumps` would make one for each. What JSON has no form for is
+# told by its repr, like the bytes that `_drop_secrets` has replaced by then.
+_ENCODER = json_module.JSONEncoder(default=repr)
+
+
+def _as_json(event: Any, **_options: Any) -> str:
+    return _ENCODER.encode(event)
+
+
 def configure(level: str = "info", stream: TextIO | None = None, json: bool | None = None) -> None:
     """Set up logging for this process, once. `json` is decided by the stream unless given."""
     out = sys.stdout if stream is None else stream
@@ -34,7 +44,7 @@ def configure(level: str = "info", stream: TextIO | None = None, json: bool | No
     for name in CAPPED_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     renderer: Any = (
-        structlog.processors.JSONRenderer(sort_keys=False)
+        structlog.processors.JSONRenderer(_as_json)
         if as_json
         else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )

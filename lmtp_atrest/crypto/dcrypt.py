@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC, GCM
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.padding import PKCS7
 
+from lmtp_atrest.crypto.checkdigest import check_digest
 from lmtp_atrest.crypto.dcrypt_header import (
     AES_256_GCM,
     FLAG_AEAD,
@@ -107,8 +108,6 @@ GCM_LIMIT = 2**36 - 32
 # Ciphertext a pass over a file holds at a time.
 CHUNK = 256 * 1024
 
-_COUNTERS = tuple(struct.pack(">I", i) for i in range(1, 2049))
-
 
 @dataclass(frozen=True, slots=True)
 class MessageKey:
@@ -132,12 +131,8 @@ class MessageKey:
         return data[:32], data[32:44], data[44:]
 
     def check_digest(self) -> bytes:
-        """The stored check value: 2,049 chained SHA-256 calls, 0.6 to 1.4 ms of pure Python."""
-        sha256 = hashlib.sha256
-        digest = sha256(self.secret.reveal()).digest()
-        for counter in _COUNTERS:
-            digest = sha256(digest + counter).digest()
-        return digest
+        """The stored check value."""
+        return check_digest(self.secret.reveal())
 
 
 class Opener(Protocol):
@@ -160,7 +155,7 @@ class Opener(Protocol):
 def unwrap(header: Header, private_key: Opener, *, check_digest: bool = True) -> MessageKey:
     """The message's key, by the private key that its key id names.
 
-    Without `check_digest` it is a millisecond faster and the tag alone tells a damaged header.
+    Without `check_digest` the tag alone tells a damaged header; in pure Python that spares 0.7 ms.
     Raises `WrongKey`, `BadKeyData`, `BadCheckDigest`.
     """
     if header.key_id != private_key.key_id:

@@ -8,6 +8,7 @@ which delivery never imports.
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x448, x25519
@@ -143,10 +144,14 @@ class PublicKey:
         """
         own = Ephemeral.fresh(self.curve) if ephemeral is None else ephemeral
         try:
-            return _exchange(own.private, load_der_public_key(self.spki))
+            return _exchange(own.private, _loaded(self.spki))
         except ValueError as error:  # X25519: a point of small order (RFC 7748, section 6.1)
             message = "this public key yields no shared secret"
             raise Damaged(message) from error
+
+
+# The keys of those who get much mail stay loaded; they are public.
+_loaded = lru_cache(maxsize=1024)(load_der_public_key)
 
 
 def _exchange(private: EphemeralPrivate, public: object) -> tuple[bytes, Secret]:

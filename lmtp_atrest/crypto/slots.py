@@ -155,7 +155,7 @@ class Slot:
         ):
             message = f"slot {self.slot_id} has lengths that no slot has"
             raise Damaged(message)
-        self.kdf.check()
+        _check_kdf(self.kind, self.kdf)
 
     def open(self, secret: Secret) -> VaultKey:
         """The vault key; WrongSecret if the secret is another one, Damaged if the slot is.
@@ -219,7 +219,7 @@ def make_slot(
         public_key=b"",
         sealed=b"",
     )
-    kdf.check()
+    _check_kdf(kind, kdf)
     with_key = replace(blank, public_key=_key_pair(kdf.derive(secret), blank).public)
     return replace(with_key, sealed=_seal(vault_key, with_key))
 
@@ -273,6 +273,13 @@ def decoy_slot(kdf: Kdf) -> Slot:
 def digest_of(slots: tuple[Slot, ...]) -> bytes:
     """The digest over all slots of a vault that the account's signed record carries."""
     return hashlib.sha256(b"".join(sorted(slot.digest() for slot in slots))).digest()
+
+
+def _check_kdf(kind: SlotKind, kdf: Kdf) -> None:
+    kdf.check()
+    if kind is SlotKind.PASSWORD and not kdf.slow:
+        message = "a password slot without Argon2id: passwords have too few bits for that"
+        raise Damaged(message)
 
 
 def _seal(vault_key: VaultKey, slot: Slot) -> bytes:

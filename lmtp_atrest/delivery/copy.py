@@ -1,45 +1,56 @@
 """One stored file of a message: sealed as it comes for encrypted accounts, plain for others.
 
-For an encrypted account only ciphertext leaves this module. All methods block and belong in a
-thread; what they raise has left no file behind.
+For an encrypted account only ciphertext leaves this module. All methods block, see `pace` for
+where they are called; what they raise has left no file behind.
 """
 
 import os
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from lmtp_atrest.config import HeaderRule
+from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.dcrypt import Sealer
+from lmtp_atrest.delivery.pace import Pace
 from lmtp_atrest.delivery.recipients import Recipient, Recipients
 from lmtp_atrest.delivery.trace import header_values, without_return_path
 from lmtp_atrest.delivery.unclear import Entry
 from lmtp_atrest.errors import WrongState
-from lmtp_atrest.maildir import Layout, Maildir, NewMessage, StorageFailure
+from lmtp_atrest.maildir import KeptMaildirs, Layout, Maildir, NewMessage, StorageFailure
 from lmtp_atrest.maildir.names import base_of, with_sizes
 
 
-@dataclass(frozen=True, slots=True)
 class Storage:
     """Where and how copies are stored, by the configuration."""
 
-    root: Path
-    layout: Layout
-    header_rules: tuple[HeaderRule, ...]
-    rounds: int
-    swept: set[Path] = field(default_factory=set)
+    def __init__(self, config: Config) -> None:
+        self.root: Path = config.mail.root
+        self.layout = Layout.of(config.lmtp)
+        self.header_rules = config.lmtp.header_rules
+        self.rounds = config.atrest.pbkdf2_rounds
+        self.pace = Pace()
+        self._swept: set[Path] = set()
+        self._maildirs = KeptMaildirs(self._open)
 
-    def open(self, recipient: Recipient) -> Maildir:
+    def use(self, recipient: Recipient) -> AbstractContextManager[Maildir]:
         """The recipient's Maildir, made if missing; the first time, swept of our stale files."""
-        path = recipient.maildir
-        maildir = Maildir.open(
-            self.root, path, create=True, inbox=recipient.inbox, layout=self.layout
-        )
-        if path not in self.swept:
-            self.swept.add(path)
+        return self._maildirs.use(recipient.maildir, recipient.inbox)
+
+    def _open(self, path: Path, inbox: Path) -> Maildir:
+        maildir = Maildir.open(self.root, path, create=True, inbox=inbox, layout=self.layout)
+        if path not in self._swept:
+            self._swept.add(path)
             with suppress(StorageFailure):  # the next process tries again
                 maildir.sweep_tmp()
         return maildir
+
+    def knows(self, recipient: Recipient) -> bool:
+        """Whether the Maildir was used before."""
+        return recipient.maildir in self._swept
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        self._maildirs.close()
 
 
 class StoredCopy:
@@ -54,6 +65,17 @@ class StoredCopy:
         self._size = 0
         self._lines = 0
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a file, or was."""
+        return self._message is not None
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the next step neither asks the store nor sweeps the Maildir."""
+        known = self._recipients.is_usable(self.recipient)
+        return self.is_begun or (known and self._storage.knows(self.recipient))
+
     def begin(self, trace: bytes, head: bytes) -> None:
         """Choose key and folder, write our own lines and the first bytes of the message.
 
@@ -61,14 +83,13 @@ class StoredCopy:
         may raise.
         """
         self.recipient = self._recipients.fresh(self.recipient)
-        with self._storage.open(self.recipient) as maildir:
+        with self._storage.use(self.recipient) as maildir:
             self._pin(maildir)
             if self.recipient.public_key is not None:
                 self._sealer = Sealer(self.recipient.public_key, self._storage.rounds)
             self._message = maildir.create(self._folder(maildir, head))
-        if self._sealer is not None:
-            self._message.write(self._sealer.header)
-        self.write(trace + without_return_path(head))
+        header = self._sealer.header if self._sealer is not None else b""
+        self._add(header, trace + without_return_path(head))
 
     def _pin(self, maildir: Maildir) -> None:
         # Before the first ciphertext: a store that forgets this account is then an alarm.
@@ -87,12 +108,16 @@ class StoredCopy:
 
     def write(self, chunk: bytes) -> None:
         """Add bytes of the message."""
+        self._add(b"", chunk)
+
+    def _add(self, header: bytes, chunk: bytes) -> None:
         if self._message is None:
             message = "the copy was not begun"
             raise WrongState(message)
         self._size += len(chunk)
         self._lines += chunk.count(b"\n")
-        self._message.write(chunk if self._sealer is None else self._sealer.update(chunk))
+        stored = chunk if self._sealer is None else self._sealer.update(chunk)
+        self._message.write(header + stored if header else stored)
 
     def commit(self, entry: Entry) -> None:
         """Make it mail, durably. A plain one only while the store still says plain."""
@@ -104,17 +129,19 @@ class StoredCopy:
             message.write(self._sealer.finish())
         crlf_size = self._size + self._lines
         entry.note(with_sizes(message.name, self._size, crlf_size))
+        started = time.monotonic()
         with message:
             if self._sealer is not None:
                 message.commit(self._size, crlf_size)
             else:
                 window = self._recipients.still_plain(self.recipient)
                 message.commit(self._size, crlf_size, window.look, window.close)
+        self._storage.pace.note(time.monotonic() - started, self._size)
         entry.stored()
 
     def became_mail(self, name: str) -> bool:
         """Whether an earlier try, killed before it could say so, left this message."""
-        with self._storage.open(self.recipient) as maildir:
+        with self._storage.use(self.recipient) as maildir:
             base = base_of(name)
             there = any(base_of(file.name) == base for file in maildir.walk())
         if there:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from lmtp_atrest.names import Address
 
@@ -40,7 +41,7 @@ def trace_lines(
     at: float,
 ) -> bytes:
     """The three lines (RFC 5321 4.4 for two of them), LF ends, in their fixed order."""
-    date = format_datetime(datetime.fromtimestamp(at, UTC))
+    date = _date(int(at))
     lines = (
         f"Return-Path: <{sender or ''}>\n"
         f"Delivered-To: {recipient}\n"
@@ -49,6 +50,11 @@ def trace_lines(
         f"\t{date}\n"
     )
     return lines.encode()
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def _host(text: str) -> str:

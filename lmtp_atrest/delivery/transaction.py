@@ -14,6 +14,7 @@ from functools import partial
 
 from lmtp_atrest.delivery import replies
 from lmtp_atrest.delivery.copy import StoredCopy
+from lmtp_atrest.delivery.pace import Pace
 from lmtp_atrest.delivery.recipients import Recipient
 from lmtp_atrest.delivery.replies import Reply, reply_for
 from lmtp_atrest.delivery.trouble import report
@@ -24,8 +25,10 @@ from lmtp_atrest.telemetry import logger
 log = logger("delivery")
 
 # What is held of a message before a folder is chosen and a file begun: header rules match within
-# it, and most messages fit whole, so that one thread does all the work for a copy.
+# it, and most messages fit whole, so that all the work for a copy is done at once.
 HEAD_LIMIT = 64 * 1024
+# As many copies as the event loop makes at once; the other sessions of the worker wait meanwhile.
+FEW = 4
 
 
 @dataclass(slots=True)
@@ -52,11 +55,13 @@ class Transaction:
         make_trace: Callable[[Recipient], bytes],
         unclear: UnclearEnds,
         executor: Executor,
+        pace: Pace,
     ) -> None:
         self._id = message_id
         self._sender = sender
         self._unclear = unclear
         self._executor = executor
+        self._pace = pace
         self._keys = [(one.mailbox, one.folder) for one in recipients]
         self._parts: dict[tuple[str, str | None], _Part] = {}
         for key, recipient in zip(self._keys, recipients, strict=True):
@@ -72,34 +77,41 @@ class Transaction:
         self._content.update(chunk)
         self._size += len(chunk)
         if self._head is None:
-            await self._in_thread(lambda: self._each(lambda part: part.copy.write(chunk)))
+            await self._each(lambda part: part.copy.write(chunk))
             return
         self._head += chunk
         if len(self._head) >= HEAD_LIMIT:
             head, self._head = self._head, None
-            await self._in_thread(lambda: self._each(lambda part: _begin(part, head)))
+            await self._each(lambda part: part.copy.begin(part.trace, head))
 
     async def finish(self) -> list[Reply]:
         """Commit every copy; one reply per recipient, in order. A cancel does not cut it short."""
-        return await asyncio.shield(asyncio.create_task(self._finish()))
-
-    async def _finish(self) -> list[Reply]:
         for key, part in self._parts.items():
             part.digest = self._digest(key)
-        open_parts = [part for part in self._parts.values() if part.reply is None]
-        await asyncio.gather(
-            *(self._in_thread(partial(self._settle, part)) for part in open_parts)
-        )
+        parts = self._open_parts()
+        if self._head is not None and self._may_wait(parts):
+            self._take(parts, self._store)
+        else:
+            await asyncio.shield(asyncio.create_task(self._store_in_threads(parts)))
         answers = [self._parts[key].reply or replies.TEMPORARY for key in self._keys]
         self._log(answers)
         return answers
 
+    async def _store_in_threads(self, parts: Sequence[_Part]) -> None:
+        # One thread takes what is soon done; where each sync takes long, they wait side by side.
+        apart = self._pace.is_slow or self._head is None
+        groups = [[part] for part in parts] if apart else [parts]
+        await asyncio.gather(
+            *(self._in_thread(partial(self._take, group, self._store)) for group in groups)
+        )
+
     async def abort(self) -> None:
         """Leave nothing behind of what was not committed."""
-        begun = [part for part in self._parts.values() if part.reply is None]
+        begun = self._open_parts()
         for part in begun:
             part.reply = replies.TEMPORARY
-        await self._in_thread(lambda: _abort(begun))
+        if any(part.copy.is_begun for part in begun):
+            await self._in_thread(lambda: _abort(begun))
 
     def confirmed(self) -> None:
         """The client has read the replies: the same message again is a second message."""
@@ -120,30 +132,39 @@ class Transaction:
     async def _in_thread(self, work: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    def _each(self, step: Callable[[_Part], None]) -> None:
-        for part in self._parts.values():
-            if part.reply is None:
-                try:
-                    step(part)
-                except Exception as error:
-                    self._failed(part, error)
+    def _open_parts(self) -> list[_Part]:
+        return [part for part in self._parts.values() if part.reply is None]
 
-    def _settle(self, part: _Part) -> None:
-        try:
-            part.reply = self._store(part)
-        except Exception as error:
-            self._failed(part, error)
+    def _may_wait(self, parts: Sequence[_Part]) -> bool:
+        """Whether the event loop itself does the next step with them."""
+        few = len(parts) <= FEW and not self._pace.is_slow
+        return few and all(part.copy.is_at_hand for part in parts)
 
-    def _store(self, part: _Part) -> Reply:
+    async def _each(self, step: Callable[[_Part], None]) -> None:
+        parts = self._open_parts()
+        if self._may_wait(parts):
+            self._take(parts, step)
+        else:
+            await self._in_thread(partial(self._take, parts, step))
+
+    def _take(self, parts: Sequence[_Part], step: Callable[[_Part], None]) -> None:
+        for part in parts:
+            try:
+                step(part)
+            except Exception as error:
+                self._failed(part, error)
+
+    def _store(self, part: _Part) -> None:
         part.entry = self._unclear.earlier(part.digest, part.copy.became_mail)
         if part.entry is not None:
             part.copy.abort()
-            return replies.STORED_BEFORE
+            part.reply = replies.STORED_BEFORE
+            return
         if self._head is not None:
-            _begin(part, self._head)
+            part.copy.begin(part.trace, self._head)
         part.entry = self._unclear.entry(part.digest)
         part.copy.commit(part.entry)
-        return replies.STORED
+        part.reply = replies.STORED
 
     def _failed(self, part: _Part, error: Exception) -> None:
         part.reply = reply_for(error)
@@ -172,10 +193,6 @@ class Transaction:
             bytes=self._size,
             seconds=round(time.monotonic() - self._started, 4),
         )
-
-
-def _begin(part: _Part, head: bytes) -> None:
-    part.copy.begin(part.trace, head)
 
 
 def _abort(parts: Sequence[_Part]) -> None:

@@ -9,10 +9,14 @@ as its only line end and no CR, which keeps the sizes in the Maildir name exact,
 bounces for a byte. In a command all three are refused.
 """
 
+import re
 from dataclasses import dataclass
 
 COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 asks for 512; SMTPUTF8 and long VERP senders need more
 END_OF_DATA = b"\r\n.\r\n"
+# One search for both, the end and what is to be unstuffed: most blocks have neither.
+_LINE_WITH_DOT = re.compile(rb"\r\n\.")
+_BARE_CR = re.compile(rb"\r(?!\n)")
 _PREFIXES = tuple(END_OF_DATA[:length] for length in range(len(END_OF_DATA) - 1, 0, -1))
 
 
@@ -28,6 +32,7 @@ class DataDecoder:
         self._at_start = True
         self.done = False
         self.rest = b""
+        self.size = 0  # so far, as SIZE counts it (RFC 1870): CRLF ends, without stuffed dots
 
     def feed(self, block: bytes) -> bytes:
         """Take the next bytes of the connection and give out the next bytes of the message.
@@ -35,21 +40,27 @@ class DataDecoder:
         When `done`, `rest` holds what follows the end of the message; feed nothing more then.
         """
         buffer = self._kept + block
-        end = buffer.find(END_OF_DATA)
+        dot = _LINE_WITH_DOT.search(buffer)
+        end = buffer.find(END_OF_DATA, dot.start()) if dot else -1
         if end >= 0:
             self.done, self.rest = True, buffer[end + len(END_OF_DATA) :]
-            return self._decode(buffer[: end + 2])
+            return self._decode(buffer[: end + 2], stuffed=True)
         keep = next((len(p) for p in _PREFIXES if buffer.endswith(p)), 0)
         body = buffer[: len(buffer) - keep]
         self._kept = buffer[len(body) :]
-        return self._decode(body)
+        return self._decode(body, stuffed=dot is not None)
 
-    def _decode(self, body: bytes) -> bytes:
-        plain = body.replace(b"\r\n.", b"\r\n").replace(b"\r\n", b"\n")
-        if b"\r" in plain:
-            plain = plain.replace(b"\r", b" ")
+    def _decode(self, body: bytes, *, stuffed: bool) -> bytes:
+        if stuffed:
+            body = body.replace(b"\r\n.", b"\r\n")
+        self.size += len(body)
+        if _BARE_CR.search(body):
+            plain = body.replace(b"\r\n", b"\n").replace(b"\r", b" ")
+        else:
+            plain = body.translate(None, b"\r")  # a third of the time of the other way
         if self._at_start and plain:
             self._at_start = False
+            self.size -= 2
             return plain[1:]
         return plain
 

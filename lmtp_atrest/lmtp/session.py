@@ -93,17 +93,6 @@ class Session(Connection):
         # Answered messages, each with the block count after which a command proves that its
         # replies were read; what arrived before the replies went out proves nothing.
         self._answered: list[tuple[Transaction, int]] = []
-        self._commands: dict[bytes, Callable[[bytes], Awaitable[None]]] = {
-            b"LHLO": self._lhlo,
-            b"MAIL": self._mail,
-            b"RCPT": self._rcpt,
-            b"DATA": self._data,
-            b"RSET": self._rset,
-            b"NOOP": self._noop,
-            b"QUIT": self._quit,
-            b"BDAT": self._bdat,
-            **({b"STARTTLS": self._starttls} if tls else {}),
-        }
         self._reset()
 
     def _reset(self) -> None:
@@ -141,12 +130,12 @@ class Session(Connection):
             await self._error(replies.BAD_LINE)
         elif verb in HTTP_VERBS:
             raise Close(replies.NOT_A_COMMAND)
-        elif verb not in self._commands:
+        elif verb not in _COMMANDS or (verb == b"STARTTLS" and self.tls is None):
             await self._error(replies.NOT_A_COMMAND)
         elif self.tls is not None and not self.secure and verb not in BEFORE_TLS:
             await self.reply(replies.TLS_FIRST)
         else:
-            await self._commands[verb](argument.strip(b" "))
+            await _COMMANDS[verb](self, argument.strip(b" "))
 
     def _confirm_answered(self) -> None:
         for transaction, blocks in self._answered:
@@ -274,13 +263,11 @@ class Session(Connection):
         """Read to the end of the message, also of a refused one; the refusal, or None."""
         decoder = DataDecoder()
         refusal: Reply | None = None
-        size = 0
         block = self.lines.take_rest()
         while True:
             chunk = decoder.feed(block)
-            size += len(chunk) + chunk.count(b"\n")
             if refusal is None:
-                refusal = await self._write(transaction, chunk, size)
+                refusal = await self._write(transaction, chunk, decoder.size)
             if decoder.done:
                 self.lines.feed(decoder.rest)
                 return refusal
@@ -332,3 +319,16 @@ class Session(Connection):
         await self.secure_connection()
         self._helo = None
         self._reset()
+
+
+_COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None]]] = {
+    b"LHLO": Session._lhlo,
+    b"MAIL": Session._mail,
+    b"RCPT": Session._rcpt,
+    b"DATA": Session._data,
+    b"RSET": Session._rset,
+    b"NOOP": Session._noop,
+    b"QUIT": Session._quit,
+    b"BDAT": Session._bdat,
+    b"STARTTLS": Session._starttls,
+}

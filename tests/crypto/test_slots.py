@@ -65,10 +65,10 @@ def test_a_new_vault_key_is_sealed_without_any_secret() -> None:
     [
         {"account_id": "c3" * 16},
         {"slot_id": "0" * 32},
-        {"kind": SlotKind.PASSWORD},
+        {"kind": SlotKind.APP_PASSWORD},
         {"kdf": Kdf.for_generated_secret()},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_a_slot_moved_elsewhere_opens_with_no_secret(changes: dict[str, object]) -> None:
     with pytest.raises(WrongSecret):
@@ -103,6 +103,11 @@ def test_kdf_parameters_out_of_bounds_are_damage_and_are_not_run(kdf: Kdf) -> No
         replace(GENERATED, kdf=kdf).open(CODE)
     with pytest.raises(Damaged, match="KDF"):
         slot(kdf=kdf)
+
+
+def test_a_password_slot_without_argon2id_is_damage() -> None:
+    with pytest.raises(Damaged, match="too few bits"):
+        replace(GENERATED, kind=SlotKind.PASSWORD).open(CODE)
 
 
 @pytest.mark.parametrize(

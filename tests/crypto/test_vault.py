@@ -25,7 +25,11 @@ def test_a_private_key_moved_elsewhere_is_damaged(where: tuple[str, str, bytes])
         KEY.unseal(SEALED, *where)
 
 
-@pytest.mark.parametrize("sealed", [b"", SEALED[:23], SEALED[:-1], SEALED + b"x", b"\0" * 60])
+@pytest.mark.parametrize(
+    "sealed",
+    [b"", SEALED[:23], SEALED[:-1], SEALED + b"x", b"\0" * 60],
+    ids=["empty", "nonce cut", "end cut", "longer", "zeros"],
+)
 def test_anything_else_is_damaged(sealed: bytes) -> None:
     with pytest.raises(Damaged):
         KEY.unseal(sealed, *WHERE)

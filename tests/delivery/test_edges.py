@@ -27,7 +27,7 @@ async def test_a_directory_that_answers_with_no_name_is_temporary(mail: Delivery
 
 async def test_an_encrypted_account_without_a_usable_key_is_temporary(mail: DeliverySite) -> None:
     record = mail.site.add(password=PASSWORD)
-    mail.site.accounts._commit(record.next(public_key=b"junk"))
+    mail.site.accounts.commit(record.next(public_key=b"junk"))
     with pytest.raises(Refused, match=r"451 4\.7\.5"):
         await mail.accept("alice@example.org")
     assert mail.files() == []
