@@ -77,7 +77,9 @@ LOCATION = "mail_location = maildir:~/Maildir"
 BY_DOVECOT = "mail: {delivered_by: dovecot}"
 INBOX = 'mail: {inbox: "{home}/in"}'
 PREFETCH = "  driver = prefetch\n  result_success = continue-ok\n"
+ENDS = "  driver = passwd-file\n  result_failure = return-fail\n}\nprotocol"
 NO_CACHE = "unlock: {cache: none}"
+SDBOX = f"{NO_CACHE}\n{BY_DOVECOT}"
 TEAM = "namespace team {\n  prefix = team/\n  type = public\n}\nnamespace inbox {"
 
 
@@ -90,6 +92,8 @@ TEAM = "namespace team {\n  prefix = team/\n  type = public\n}\nnamespace inbox 
         (OLD, [(LOCATION, "")], NO_CACHE, ["guessed-format"]),
         (NEW, [("mail_driver = maildir\n", "")], "", ["guessed-format"]),
         (OLD, [(LOCATION, "mail_location = sdbox:~/b")], NO_CACHE, ["not-maildir"]),
+        (OLD, [(LOCATION, "mail_location = sdbox:~/b")], SDBOX, ["hard-links"]),
+        (OLD, [("  maildir_copy_with_hardlinks = no\n", "")], "", ["hard-links"]),
         (NEW, [("mail_driver = maildir", "mail_driver = mdbox")], "", ["not-maildir"]),
         (NEW, [("mail_driver = maildir", "mail_driver = mdbox")], BY_DOVECOT, []),
         (NEW, [("mail_inbox_path = ~/Maildir\n", "")], "", ["inbox-unset"]),
@@ -213,6 +217,7 @@ def test_what_would_lose_hide_or_show_mail_is_refused(
             ["passdb-internalfail"],
         ),
         (OLD, [(PREFETCH, "  driver = prefetch\n")], "", ["userdb-result"]),
+        (OLD, [(ENDS, "  driver = passwd-file\n}\nprotocol")], "", ["userdb-unknown"]),
         (OLD, [("mail_gid", "auth_cache_size = 10M\nmail_gid")], "", ["auth-cache"]),
         (
             OLD,
@@ -326,6 +331,12 @@ INSIDE = UNIX.format("/var/spool/postfix/atrest/lmtp")
         (("127.0.0.1:8024", "127.0.0.1:24"), "", ["postfix-transport"]),
         (("inet:127.0.0.1:8024", "unix:private/dovecot-lmtp"), "", ["postfix-transport"]),
         (("inet:127.0.0.1:8024", "unix:private/dovecot-lmtp"), BY_DOVECOT, []),
+        (("10240000", "10240000\nlmtp_destination_recipient_limit = 1"), BY_DOVECOT, []),
+        (
+            ("10240000", "10240000\nlmtp_destination_recipient_limit = 50"),
+            BY_DOVECOT,
+            ["postfix-recipients"],
+        ),
         (
             ("inet:127.0.0.1:8024\n", "unix:private/dovecot-lmtp\ntransport_maps = hash:/x\n"),
             "",

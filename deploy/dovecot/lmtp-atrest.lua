@@ -1,9 +1,10 @@
 -- Dovecot (2.3 and 2.4) asks lmtp-atrest for the mail keys of a user who logs in.
 --
 -- Install as /etc/dovecot/lmtp-atrest.lua; dovecot-2.3.conf and dovecot-2.4.conf tell the rest.
--- Needs the packages dovecot-auth-lua and lua-socket. As a passdb it is asked after the site's own
--- passdb has accepted the password, and never decides about that; as a userdb it gives deliveries
--- the public key. It holds no state, and no error text ever holds a password or a key.
+-- Needs the packages dovecot-auth-lua and lua-socket. As a passdb it is asked twice: before the
+-- site's own passdb, where it has a say about app passwords only, and after it has accepted the
+-- password, which it never decides about. As a userdb it gives deliveries the public key. It holds
+-- no state, and no error text ever holds a password or a key.
 
 -- ---- what a site may have to change
 
@@ -68,26 +69,43 @@ local function is_24(request)
   return request.service == nil
 end
 
-local function login_line(request, secret)
+local function mechanism(request)
+  return word(request.mechanism or request.mech)
+end
+
+-- Whether a passdb before us has accepted the password; else we are asked before the site's.
+local function site_verified(request)
+  return request.skip_password_check == true
+end
+
+local function line(operation, request, more, secret)
   local fields = {
-    '"op":"login"',
+    '"op":"' .. operation .. '"',
     '"name":"' .. base64(request.user) .. '"',
     '"service":"' .. word(request.protocol or request.service) .. '"',
-    '"mechanism":"' .. word(request.mechanism or request.mech) .. '"',
-    '"master":"' .. word(request.master_user) .. '"',
-    '"source":"' .. word(request.remote_ip or request.rip) .. '"',
-    '"site_verified":' .. tostring(request.skip_password_check == true),
+    '"mechanism":"' .. mechanism(request) .. '"',
+    '"source":"' .. word(request.remote_ip or request.rip) .. '"' .. more,
   }
   if secret then fields[#fields + 1] = '"secret":"' .. base64(secret) .. '"' end
   return "{" .. table.concat(fields, ",") .. "}"
 end
 
+local function login_line(request, secret)
+  local more = ',"master":"' .. word(request.master_user) .. '","site_verified":'
+  return line("login", request, more .. tostring(site_verified(request)), secret)
+end
+
+-- Phones write a capital at the beginning. A token that another mechanism sends is no password.
+local function may_be_app_password(request, secret)
+  local sent = mechanism(request):upper()
+  return secret:sub(1, 3):lower() == "ap-" and (sent == "PLAIN" or sent == "LOGIN")
+end
+
 -- ---- turning replies into Dovecot's settings
 
--- What every session and delivery of an encrypted account gets: what is written is encrypted, and
--- Dovecot's copies in clear (of large messages, of headers for its index cache) stay in RAM.
-local function public_settings(reply, request)
-  local settings = { mail_temp_dir = reply.temp_dir }
+-- What is written is encrypted. An account that is leaving gets none of this: what its sessions and
+-- deliveries write is stored as for anybody else, and the private keys still read what was before.
+local function add_public_key(settings, reply, request)
   if is_24(request) then
     settings.crypt_write_algorithm = "aes-256-gcm-sha256"
     settings.crypt_global_public_key_file = "inline:" .. reply.public_key
@@ -95,6 +113,13 @@ local function public_settings(reply, request)
     settings.mail_crypt_save_version = "2"
     settings.mail_crypt_global_public_key = reply.public_key
   end
+end
+
+-- What every session and delivery of an encrypted account gets. Dovecot's copies in clear (of large
+-- messages, of headers for its index cache) stay in RAM.
+local function public_settings(reply, request)
+  local settings = { mail_temp_dir = reply.temp_dir }
+  if reply.state ~= "leaving" then add_public_key(settings, reply, request) end
   if reply.cache ~= "ram" then
     settings.mail_never_cache_fields = "*"
   elseif is_24(request) then
@@ -132,17 +157,29 @@ local function for_userdb(settings)
   return fields
 end
 
+-- "continue" in the configuration: the answer of the site's passdb stands.
+local function not_for_us()
+  return auth.PASSDB_RESULT_USER_UNKNOWN, "not for lmtp-atrest"
+end
+
+-- These end a login with "nologin" and show the reason. Others that ask Dovecot whether a password
+-- is right, as an MTA does, would take the same answer for a yes.
+local SHOW_REASONS = { imap = true, pop3 = true }
+
 local function login_result(request, reply, problem)
   local result = reply and reply.result
   if result == "opened" or result == "closed" then
     local settings = public_settings(reply, request)
     add_private_keys(settings, reply, request)
     return auth.PASSDB_RESULT_OK, for_userdb(settings)
-  elseif result == "refused" then
+  elseif result == "accepted" then
+    return auth.PASSDB_RESULT_OK, {}
+  elseif result == "refused" and SHOW_REASONS[request.protocol or request.service] then
     return auth.PASSDB_RESULT_OK, { nologin = "y", reason = reply.reason }
-  elseif result == "not-enrolled" or result == "no-keys" then
-    -- "continue" in the configuration: the answer of the site's passdb stands
-    return auth.PASSDB_RESULT_USER_UNKNOWN, "not for lmtp-atrest"
+  elseif result == "refused" then
+    return auth.PASSDB_RESULT_USER_DISABLED, reply.reason
+  elseif result == "not-enrolled" or result == "no-keys" or result == "wrong-secret" then
+    return not_for_us()
   end
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem
 end
@@ -150,7 +187,13 @@ end
 -- ---- what Dovecot calls
 
 function auth_password_verify(request, password)
-  return login_result(request, ask(login_line(request, password)))
+  if site_verified(request) then
+    return login_result(request, ask(login_line(request, password)))
+  end
+  -- Before the site's passdb. What is no app password goes on to it, also if it looks like one. A
+  -- failure goes on too, and Dovecot remembers it: whom the site refuses then hears "temporary".
+  if not may_be_app_password(request, password) then return not_for_us() end
+  return login_result(request, ask(line("app-login", request, "", password)))
 end
 
 -- Mechanisms that never send the password (CRAM, SCRAM), and other programs that look users up.
@@ -159,6 +202,7 @@ end
 -- this one opens nothing, for nologin stands whether it matches or not. (Nothing is verified at
 -- this point, so whoever tries such a mechanism learns that the account is encrypted.)
 function auth_passdb_lookup(request)
+  if not site_verified(request) then return not_for_us() end
   local code, fields = login_result(request, ask(login_line(request, nil)))
   if code == auth.PASSDB_RESULT_OK then fields.password = "{PLAIN}none" end
   return code, fields

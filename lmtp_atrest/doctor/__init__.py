@@ -17,6 +17,7 @@ CHECKS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "place of INBOX": storage.inbox,
     "folders": storage.folders,
     "attachments": storage.attachments,
+    "copies for several recipients": storage.hard_links,
     "shared folders": storage.namespaces,
     "replication": storage.replication,
     "passdbs": logins.passdbs,

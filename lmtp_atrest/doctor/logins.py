@@ -21,7 +21,11 @@ def passdbs(facts: Facts) -> Iterator[Finding]:
     if facts.doveconf is None:
         return
     way_out = SNIPPET.format(facts.doveconf.version)
-    stack = [block for block in facts.doveconf.root.of("passdb") if _decides(block)]
+    stack = [
+        block
+        for block in facts.doveconf.root.of("passdb")
+        if _decides(block) and not _takes_app_passwords(block)
+    ]
     ours = next((block for block in stack if _is_ours(block)), None)
     if ours is None:
         yield refusal(
@@ -80,6 +84,8 @@ def userdbs(facts: Facts) -> Iterator[Finding]:
         )
         return
     yield from _our_userdb(ours, stack[: stack.index(ours)], way_out)
+    if any(map(_takes_app_passwords, facts.doveconf.root.of("passdb"))):
+        yield from _last_userdb(stack[-1], way_out)
 
 
 def _our_userdb(ours: Block, before: list[Block], way_out: str) -> Iterator[Finding]:
@@ -111,6 +117,17 @@ def _our_userdb(ours: Block, before: list[Block], way_out: str) -> Iterator[Find
             f"userdb {' and '.join(ending)} ends the look-up (no result_success = continue-ok): "
             "the site's userdb is not asked for home, uid and gid of encrypted users",
             way_out,
+        )
+
+
+def _last_userdb(last: Block, way_out: str) -> Iterator[Finding]:
+    """Whether it has the last word about who exists."""
+    if _is_ours(last) or last.get("result_failure", "continue") != "return-fail":
+        yield warning(
+            "userdb-unknown",
+            "the site's userdb lets our answer stand for somebody whom it does not know (no "
+            "result_failure = return-fail): who is gone there still logs in with an app password",
+            f"set result_failure = return-fail in it; {way_out}",
         )
 
 
@@ -190,6 +207,11 @@ def post_login(facts: Facts) -> Iterator[Finding]:
 def _decides(block: Block) -> bool:
     """Whether a passdb can accept a login of an ordinary user."""
     return block.get("master") not in YES and block.get("deny") not in YES
+
+
+def _takes_app_passwords(block: Block) -> bool:
+    """Whether this is our passdb at its place before the site's, where it decides by itself."""
+    return _is_ours(block) and block.get("skip") == "authenticated"
 
 
 def _is_ours(block: Block) -> bool:

@@ -21,6 +21,7 @@ SETTINGS = (
     "virtual_alias_domains",
     "virtual_mailbox_domains",
     "message_size_limit",
+    "lmtp_destination_recipient_limit",
 )
 
 
@@ -65,8 +66,11 @@ def _run(command: str, *arguments: str) -> str:
 
 
 def check(config: Config, postfix: Postfix | None) -> Iterator[Finding]:
-    """All that is said of Postfix; nothing where our LMTP does not deliver."""
-    if postfix is None or config.mail.delivered_by != "lmtp-atrest":
+    """All that is said of Postfix, by who delivers."""
+    if postfix is None:
+        return
+    if config.mail.delivered_by == "dovecot":
+        yield from _one_at_a_time(postfix)
         return
     listeners = [Listener.parse(text) for text in config.lmtp.listen]
     yield from _chroot(postfix, listeners)
@@ -79,6 +83,20 @@ def check(config: Config, postfix: Postfix | None) -> Iterator[Finding]:
             f"Postfix takes messages of {limit or 'any number of'} bytes, lmtp-atrest "
             f"{config.lmtp.max_message_size}: larger ones bounce",
             "make lmtp.max_message_size as large as message_size_limit",
+        )
+
+
+def _one_at_a_time(postfix: Postfix) -> Iterator[Finding]:
+    limit = postfix.settings.get("lmtp_destination_recipient_limit", "1")
+    to_dovecot = [
+        t for name in TRANSPORTS if (t := postfix.settings.get(name, "")).startswith("lmtp:")
+    ]
+    if to_dovecot and limit != "1":
+        yield warning(
+            "postfix-recipients",
+            f"Postfix hands {limit} recipients of a message to Dovecot's LMTP at once: behind an "
+            "encrypted one all others are put off, and come one with each retry",
+            "postconf -e lmtp_destination_recipient_limit=1 && postfix reload",
         )
 
 

@@ -212,6 +212,31 @@ def attachments(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def hard_links(facts: Facts) -> Iterator[Finding]:
+    """Dovecot 2.3's LMTP may link the second recipient of a message to the first one's file."""
+    doveconf = facts.doveconf
+    if doveconf is None or doveconf.version != "2.3":
+        return
+    served = doveconf.protocols()
+    if served and "lmtp" not in served:
+        return
+    driver = inbox_place(doveconf).driver
+    linked = (
+        "for the second recipient of a message Dovecot's LMTP makes a hard link to the file of "
+        "the first: in clear, or sealed to another one's key"
+    )
+    setting = "maildir_copy_with_hardlinks"
+    if driver == "maildir" and doveconf.get(setting, "yes", "lmtp") in YES:
+        yield refusal("hard-links", linked, f"set {setting} = no in protocol lmtp")
+    if driver == "sdbox" and not facts.our_lmtp:
+        yield refusal(
+            "hard-links",
+            linked,
+            "let the MTA hand over one recipient at a time (Postfix: "
+            "lmtp_destination_recipient_limit = 1, Exim: max_rcpt = 1), then --accept hard-links",
+        )
+
+
 def readers(facts: Facts) -> Iterator[Finding]:
     """A curve that one of the site's Dovecots cannot read; no reader of a known version."""
     seen = {facts.doveconf.version} if facts.doveconf else set()

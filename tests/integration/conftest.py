@@ -34,10 +34,14 @@ def ram() -> Iterator[Path]:
 
 @pytest.fixture(params=["bookworm", "trixie"])
 def host(shared: Path, ram: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
-    """Debian 12 and 13 in namespaces of their own: no process and no mount is left afterwards."""
+    """Debian 12 and 13 in namespaces of their own: no process and no mount is left afterwards.
+
+    The test and what it starts are in the host's network: tests that run at the same time, and
+    servers of the machine, cannot take each other's ports.
+    """
     if reason := missing(request.param):
         pytest.skip(reason)
-    with Host(request.param, shared, ram) as running:
+    with Host(request.param, shared, ram, own_network=True) as running, running.network():
         yield running
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from tests.peers.atrest import MAIL_USER, UNLOCK_USER
 from tests.peers.dovecot import Dovecot
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -27,7 +28,8 @@ def deploy(dovecot: Dovecot, *extra: str, storage: str = "maildir:~/Maildir") ->
     host.write("/etc/dovecot/masters", "boss:{PLAIN}master secret\n")
     driver, _, path = storage.partition(":")
     script = _edited(script, 'MAIL_LOCATION = "maildir:~/Maildir"', f'MAIL_LOCATION = "{storage}"')
-    snippet = _edited(snippet, "    user = vmail", "    user = mail")
+    snippet = _edited(snippet, "    user = vmail", f"    user = {MAIL_USER}")
+    snippet = _edited(snippet, "    group = lmtp-atrest", f"    group = {UNLOCK_USER}")
     if dovecot.version == "2.4":
         snippet = _edited(snippet, "mail_driver = maildir", f"mail_driver = {driver}")
         snippet = _edited(snippet, "_path = ~/Maildir", f"_path = {path}")

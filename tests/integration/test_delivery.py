@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lmtp_atrest.unlock.protocol import SessionLock
+from lmtp_atrest.unlock.requests import SessionLock
 from tests import messages
 from tests.integration.site import ALICE, BOB, CAROL, DEPLOY, PASSWORD, USERS
 from tests.peers.atrest import AtRest
 from tests.peers.clients import smtp_source, swaks
 from tests.peers.dovecot import Dovecot, Imap
-from tests.peers.exim import Exim
 from tests.peers.postfix import Postfix
-from tests.peers.root import Host, attempts
+from tests.peers.root import Host
 
 pytestmark = pytest.mark.peers
 
@@ -126,15 +125,6 @@ def test_a_pilot_of_one_address_and_its_way_back(
     assert len(dovecot.files(BOB)) == 2
     # carol is encrypted: Dovecot's own LMTP takes the public key from the unlock service
     assert dovecot.files(CAROL)[0].read_bytes().startswith(MAGIC)
-
-
-def test_exim_delivers_too(host: Host, shared: Path, dovecot: Dovecot, atrest: AtRest) -> None:
-    with Exim(host, shared, atrest.port) as exim:
-        exim.run("-i", ALICE, BOB, stdin=message("exim"))
-        for _ in attempts("exim delivers", log=exim.log_path):
-            if dovecot.files(ALICE) and dovecot.files(BOB):
-                break
-    assert dovecot.files(ALICE)[0].read_bytes().startswith(MAGIC)
 
 
 def test_swaks_and_smtp_source_with_several_recipients(

@@ -4,6 +4,7 @@ Sieve, vacation, quota and the dbox formats, on 2.3 and 2.4: whatever Dovecot st
 encrypted account is ciphertext, and where nobody says to which key, nothing is stored.
 """
 
+import smtplib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,16 @@ class Site:
         body = f"{text}-canary\n" + f"{text}-canary more of it\n" * (size // 20)
         self.postfix.sendmail((head + body).encode(), *recipients, sender=sender)
 
+    def hand_over(self, text: str, *recipients: str) -> list[int]:
+        """One message to Dovecot's LMTP, without an MTA between; the reply for each recipient."""
+        with smtplib.LMTP("127.0.0.1", self.dovecot.ports.lmtp, timeout=30) as lmtp:
+            lmtp.ehlo()
+            lmtp.docmd("MAIL FROM:<>")
+            assert {lmtp.rcpt(name)[0] for name in recipients} == {250}
+            assert lmtp.docmd("DATA")[0] == 354
+            lmtp.send(f"Subject: {text}\r\n\r\n{text}-canary\r\n.\r\n")
+            return [lmtp.getreply()[0] for _ in recipients]
+
     def files_with(self, user: str, canary: str) -> list[str]:
         """The files of a user, mail and all others, that hold these words in clear."""
         found = [path for path in (self.dovecot.mail / user).rglob("*") if path.is_file()]
@@ -85,6 +96,7 @@ def site(host: Host, shared: Path, request: pytest.FixtureRequest) -> Iterator[S
         transport = {
             "virtual_mailbox_domains": "example.org",
             "virtual_transport": f"lmtp:inet:127.0.0.1:{dovecot.ports.lmtp}",
+            "lmtp_destination_recipient_limit": "1",
         }
         atrest.start("unlock", "evict")
         try:
@@ -103,6 +115,7 @@ def test_what_dovecot_stores_is_ciphertext_in_every_format_and_folder(site: Site
     site.send("large", ALICE, size=100_000)
     site.postfix.wait_until_empty()
     assert site.postfix.log().count("status=sent") == 4
+    assert "status=deferred" not in site.postfix.log()
     assert site.files_with(ALICE, "canary") == []
     assert site.files_with(BOB, "inbox-canary")
     client = site.dovecot.login(ALICE, PASSWORD)
@@ -112,6 +125,12 @@ def test_what_dovecot_stores_is_ciphertext_in_every_format_and_folder(site: Site
     client.append("INBOX", "", "", b"Subject: saved\r\n\r\nsaved-canary\r\n")
     client.logout()
     assert site.files_with(ALICE, "canary") == []
+    # Why the MTA hands over one at a time: for the second, Dovecot copies the file of the first.
+    (site.dovecot.mail / ALICE / ".dovecot.sieve").unlink()  # a script stores by itself
+    assert site.hand_over("one", ALICE, BOB) == [250, 451]
+    assert site.hand_over("two", BOB, ALICE) == [250, 250]
+    hard_links = site.dovecot.version == "2.3" and list(site.dovecot.mail.rglob("sdbox"))
+    assert len(site.files_with(ALICE, "canary")) == (1 if hard_links else 0)
 
 
 def test_a_vacation_reply_goes_out_and_leaves_nothing_in_clear(site: Site) -> None:

@@ -81,6 +81,7 @@ def site(host: Host, shared: Path) -> Iterator[Site]:
 
 
 def test_a_full_mailbox_is_refused_before_the_message_is_taken(site: Site) -> None:
+    assert site.send(300_000, ALICE) == {ALICE: FULL}, "more than the whole limit"
     assert site.send(90_000, ALICE) == {}
     assert site.send(90_000, ALICE) == {}
     assert site.send(90_000, ALICE, BOB) == {ALICE: FULL}

@@ -73,10 +73,20 @@ class AtRest:
         self.run, self.state = shared / "run", shared / "state"
         self.caches = dovecot.host.shared[-1] / "caches"
         self.log_path, self.config_path = shared / "serve.log", shared / "lmtp-atrest.yaml"
-        self.config_path.write_text(yaml.safe_dump(self._settings(lmtp or {}, mail or {}, unlock)))
+        self._write(self._settings(lmtp or {}, mail or {}, unlock))
+        site.initialise(self.config)
+
+    def _write(self, settings: dict[str, Any]) -> None:
+        self.config_path.write_text(yaml.safe_dump(settings))
         self.config_path.chmod(0o644)
         self.config = config_module.load(self.config_path)
-        site.initialise(self.config)
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Change settings, section by section; a running service has to be started again."""
+        settings = yaml.safe_load(self.config_path.read_text())
+        for name, section in sections.items():
+            settings[name] = settings.get(name, {}) | section
+        self._write(settings)
 
     def _settings(
         self, lmtp: dict[str, Any], mail: dict[str, Any], unlock: dict[str, Any]

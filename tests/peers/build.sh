@@ -47,15 +47,15 @@ inside() { # root command ...
     DEBIAN_FRONTEND=noninteractive ${http_proxy:+http_proxy="$http_proxy"} "$@"
 }
 
-# Exim cannot be installed beside Postfix, so its two packages are unpacked under /opt/exim; only
-# the libraries that it links are installed.
+# Exim cannot be installed beside Postfix, so its packages, Debian's configuration among them, are
+# unpacked under /opt/exim; only the libraries that it links are installed.
 add_exim() { # root
   # shellcheck disable=SC2016
   inside "$1" bash -euc '
     cd /tmp
     apt-get -qq install -y --no-install-recommends $(
       apt-cache depends exim4-daemon-light | sed -n "s/^ *Depends: \(lib.*\)/\1/p") >/dev/null
-    apt-get -qq download exim4-daemon-light exim4-base 2>/dev/null
+    apt-get -qq download exim4-daemon-light exim4-base exim4-config 2>/dev/null
     for package in exim4-*.deb; do dpkg -x "$package" /opt/exim; done
     rm -f exim4-*.deb
     useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim

@@ -43,11 +43,18 @@ service lmtp {{
 }}
 service auth {{
   unix_listener {sockets}/auth-userdb {{
-    mode = 0600
+    mode = 0660
     user = mail
+    group = daemon
   }}
   inet_listener sasl {{
     port = {auth}
+  }}
+}}
+# No waiting after wrong passwords: all clients have one address.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
   }}
 }}
 """
@@ -61,6 +68,7 @@ log_path = {log}
 mail_uid = mail
 mail_gid = mail
 first_valid_uid = 8
+mail_max_userip_connections = 100
 """
 
 DOVECOT_23 = Settings(

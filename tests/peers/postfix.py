@@ -1,6 +1,7 @@
 """Debian's Postfix with its stock configuration and its chroot, on a free port, in a `Host`."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,8 @@ class Postfix:
         self.host.run("postconf", "-M", f"{listen}/inet={listen} inet n - y - - smtpd")
         # logging without a syslog daemon
         self.host.run("postconf", "-M", "postlog/unix-dgram=postlog unix-dgram n - n - 1 postlogd")
-        self.configure(**{k: v.format(tmp=self.tmp) for k, v in SETTINGS.items()}, **self.main)
+        own = {name: value.format(tmp=self.tmp) for name, value in SETTINGS.items()}
+        self.configure(**(own | self.main))
         self.append(self.snippet)
         self.start()
         return self
@@ -71,6 +73,10 @@ class Postfix:
 
     def start(self) -> None:
         """Start and wait until SMTP is answered."""
+        # Each program of Postfix waits until main.cf has not been changed for a second.
+        for name in ("main.cf", "master.cf"):
+            path = self.host.path(f"/etc/postfix/{name}")
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
         self.host.run("postfix", "start")
         wait_for_port(self.port, self.log_path)
 

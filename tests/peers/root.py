@@ -2,13 +2,17 @@
 
 A `Host` is a mount and a pid namespace over an overlay of the root. The root itself is never
 written to; everything started in a `Host` ends with its first process, which ends with pytest.
-The network is the machine's loopback, so callers take free ports.
+The network is the machine's loopback, so callers take free ports; or one of its own, with
+nothing but a loopback, where every server may listen on its usual port.
 """
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import shlex
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -31,12 +35,16 @@ mount -t proc proc "$work/root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$work/root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$work/root/tmp"
 mount -t tmpfs -o mode=1777 tmpfs "$work/root/dev/shm"
-for shared in "$@"; do
-  mkdir -p "$work/root$shared"
-  mount --bind "$shared" "$work/root$shared"
+while [ $# -gt 0 ]; do
+  mkdir -p "$work/root$2"
+  mount --bind "$1" "$work/root$2"
+  shift 2
 done
 exec chroot "$work/root" perl -e '$|=1; $SIG{CHLD}="IGNORE"; print "ready\n"; 1 while <STDIN>'
 """
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
 
 
 def missing(suite: str) -> str | None:
@@ -50,19 +58,28 @@ class Host:
     """A running copy of a root; use it as a context manager, nothing is left after it.
 
     `shared` directories are seen inside under the same path; the first one must not be used by
-    another `Host` at the same time.
+    another `Host` at the same time. `mounts` are more of them, by the path they have inside.
     """
 
-    def __init__(self, suite: str, *shared: Path) -> None:
+    def __init__(
+        self,
+        suite: str,
+        *shared: Path,
+        mounts: Mapping[str, Path] | None = None,
+        own_network: bool = False,
+    ) -> None:
         self.suite, self.shared = suite, [path.resolve() for path in shared]
+        self._mounts = {**{str(path): path for path in self.shared}, **(mounts or {})}
+        self._own_network = own_network
         self._work = self.shared[0] / f".{suite}"
 
     def __enter__(self) -> Self:
         self._work.mkdir()
         self._unshare = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+            + ["--net"] * self._own_network
             + ["sh", "-c", SETUP, "peers", str(ROOTS / self.suite), str(self._work)]
-            + [str(path) for path in self.shared],
+            + [text for inside, path in self._mounts.items() for text in (str(path), inside)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -73,6 +90,10 @@ class Host:
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")
         self._first = int(children.read_text().split()[0])
         self.namespace = Path(f"/proc/{self._first}/ns/pid").readlink()
+        if self._own_network:
+            with self.network(), socket.socket() as any_socket:
+                up = struct.pack("16sh14x", b"lo", IFF_UP)
+                fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -88,8 +109,23 @@ class Host:
     def command(self, *args: str, env: Mapping[str, str] | None = None) -> list[str]:
         """Return the command line that runs `args` inside, for callers outside this module."""
         settings = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(env or {})}
-        enter = ["nsenter", f"--target={self._first}", "--mount", "--pid", "--root", "--wd"]
+        enter = ["nsenter", f"--target={self._first}", "--mount", "--pid", "--net"]
+        enter += ["--root", "--wd"]
         return [*enter, "env", "-i", *(f"{k}={v}" for k, v in settings.items()), *args]
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """This thread's new sockets are in the network of the host."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with (
+            Path("/proc/thread-self/ns/net").open() as before,
+            Path(f"/proc/{self._first}/ns/net").open() as inside,
+        ):
+            assert libc.setns(inside.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            try:
+                yield
+            finally:
+                assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
 
     def script(self, path: Path, *args: str) -> Path:
         """Write an executable outside that runs `args` (and its own arguments) inside."""
