@@ -53,6 +53,7 @@ class CheapSite:
         self.close()
         self.open()
         self.accounts.repair()
+        self.admin.repair()
 
     def copy(self, name: str) -> Path:
         """Set aside a copy of one store, as a backup does."""

@@ -74,6 +74,10 @@ def test_pins_only_grow(site: CheapSite) -> None:
     assert site.pins.document(record.account_id) == newer.document
     assert site.pins.account_named(BOB) == record.account_id
     assert site.pins.account_named(ALICE) is None
+    assert site.pins.epoch(record.account_id) == newer.record.epoch
+    for epoch in (2, 1):
+        site.pins.remember_admin(epoch, b"document %d" % epoch)
+    assert site.pins.admin() == (2, b"document 2")
     site.pins.forget(record.account_id)
     assert site.pins.documents() == []
 

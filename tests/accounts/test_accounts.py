@@ -287,6 +287,18 @@ def test_a_name_that_changes_between_two_reads_is_no_alarm(
     assert (found.names if found else None) == expected
 
 
+def test_pins_that_are_older_than_the_records_are_written_anew(site: CheapSite) -> None:
+    """As after a crash between the two, or with pins from a backup."""
+    site.add()
+    site.copy("pins")
+    renamed = site.accounts.rename(ALICE, BOB)
+    site.restore("pins")
+    assert site.accounts.record(ALICE) is None
+    site.restore("pins")
+    assert site.accounts.record(BOB) == renamed
+    assert site.pins.epoch(renamed.account_id) == renamed.epoch
+
+
 def test_refusing_nobody_is_the_same_work_as_refusing_a_wrong_secret(
     site: CheapSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
