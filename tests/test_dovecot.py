@@ -31,7 +31,8 @@ def test_blocks_stand_in_order_with_their_settings() -> None:
     assert [block.name for block in new.root.of("userdb")] == ["prefetch", "lmtp-atrest", "site"]
     assert [block.driver for block in printed("debian-13").root.of("passdb")] == ["pam"]
     inner = [b for service in old.root.of("service") for b in service.of("unix_listener")]
-    assert {"mode": "0600", "user": "mail"} in [block.settings for block in inner]
+    shared = {"group": "lmtp-atrest", "mode": "0660", "user": "mail"}
+    assert shared in [block.settings for block in inner]
     assert old.protocols() == new.protocols() == {"imap", "pop3", "lmtp"}
     assert printed("debian-13").protocols() == {"imap", "lmtp", "pop3"}
     broken = Doveconf.parse("}\nnonsense\na = 1\n}\n")

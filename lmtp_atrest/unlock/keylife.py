@@ -105,7 +105,7 @@ class KeyLife:
             message = "recovery.admin is required, but no password is set: admin-recovery set"
             raise WrongState(message)
         record = await self._run(self._accounts.enable, name, request.secret, code, admin)
-        await asyncio.sleep(self._administration.barrier_seconds)
+        await self._barrier()
         await self._service.tell(record, "enabled")
         remaining = await self._service.evictor.end(record.names, record.account_id)
         shown = await self._shown(record, code, request.mail_to)
@@ -277,8 +277,7 @@ class KeyLife:
         code = recovery_code.generate() if self._config.recovery.code else None
         admin = await asyncio.to_thread(self._admin.record)
         after = await self._run(self._generations.reset, record, request.new_secret, code, admin)
-        # As at `enable`: a delivery that read the old key has ended after this.
-        await asyncio.sleep(self._administration.barrier_seconds)
+        await self._barrier()
         await self._service.tell(after, "reset")
         shown = await self._shown(after, code)
         return await self._changed(
@@ -290,12 +289,15 @@ class KeyLife:
         after, _ = await self._run(
             lambda: self._generations.rotate(record, vault_key, compromised=request.compromised)
         )
+        if request.compromised:
+            await self._barrier()
         return await self._changed(after, "rotated")
 
     async def _disable(self, request: AccountDisable, _peer: Peer) -> Reply:
         record, _ = await self._opened(request.name, request.secret)
         change = self._generations.return_ if request.undo else self._generations.leave
         after = await self._run(change, record)
+        await self._barrier()
         await self._service.tell(after, "enabled" if request.undo else "disabled")
         return await self._changed(after, "changed")
 
@@ -380,6 +382,10 @@ class KeyLife:
             raise WrongState(message)
         opened = await self._run(self._accounts.open, record, secret)
         return record, opened.vault_key
+
+    async def _barrier(self) -> None:
+        """Wait until no delivery is under way that read how the account stood before."""
+        await asyncio.sleep(self._administration.barrier_seconds)
 
     async def _changed(self, record: AccountRecord, result: str, **more: Any) -> Reply:
         """End what holds the state before this change; the reply that tells of it."""

@@ -175,7 +175,9 @@ class Living:
 
     def keys_of_files(self, name: str = ALICE) -> list[str]:
         """To which key each message is encrypted, oldest first."""
-        raw = (path.read_bytes() for path in self.dovecot.files(name))
+        # Not by name: within a second names do not tell which came first.
+        files = sorted(self.dovecot.files(name), key=lambda path: path.stat().st_ctime_ns)
+        raw = (path.read_bytes() for path in files)
         return [parse_header(data).key_id.hex() for data in raw]
 
     # ---- the user
