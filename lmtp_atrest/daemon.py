@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import pwd
 import resource
 import signal
 import socket
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmtp_atrest import telemetry
+from lmtp_atrest import telemetry, users
 from lmtp_atrest.accounts import Accounts, Settings
 from lmtp_atrest.config import Config, Listener
 from lmtp_atrest.conversion import States
@@ -217,7 +216,7 @@ def make_runtime_directories(config: Config, wanted: Sequence[str]) -> None:
                 continue
             make_directory(path, mode)
             if user is not None and os.geteuid() == 0:
-                found = _user(user)
+                found = users.find(user)
                 os.chown(path, found.pw_uid, found.pw_gid)
 
 
@@ -298,8 +297,7 @@ def _child(service: Service, parent: int) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _raise_limits()
-        if service.user is not None and os.geteuid() == 0:
-            _become(service.user)
+        users.become(service.user)
         # After the change of user, which clears it: nobody outlives a killed parent.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == parent:  # else it was killed before it could be watched
@@ -322,18 +320,3 @@ def _raise_limits() -> None:
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-
-
-def _become(name: str) -> None:
-    user = _user(name)
-    os.initgroups(name, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-
-
-def _user(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError as error:
-        message = f"user {name} does not exist"
-        raise ConfigError([message]) from error

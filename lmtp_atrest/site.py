@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from lmtp_atrest import users
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.records import AccountRecord, AdminRecord, SiteKey, SitePublic
 from lmtp_atrest.crypto.slots import digest_of
@@ -330,13 +331,7 @@ def make_directory(path: Path, mode: int) -> None:
 
 
 def _user(name: str | None) -> pwd.struct_passwd | None:
-    if name is None:
-        return None
-    try:
-        return pwd.getpwnam(name)
-    except KeyError as error:
-        message = f"user {name} does not exist: adduser --system --group {name}"
-        raise ConfigError([message]) from error
+    return None if name is None else users.find(name)
 
 
 def _own(

@@ -42,6 +42,7 @@ from tests.accounts.people import AdminModel, Key, Person, VaultModel
 from tests.sites import CheapSite
 
 WHO = st.sampled_from([0, 0, 0, 1])  # more happens to one account than to two
+BY = st.sampled_from(["", "password", "password", "code", "admin"])
 OFTEN = st.sampled_from([True, True, True, False])
 
 
@@ -95,7 +96,6 @@ class KeyLife(RuleBasedStateMachine):
         self.enable(0, code=True)
         if enabled:
             self.enable(1, code=False)
-            self.deliver(1)
 
     def teardown(self) -> None:
         for person in self.people:
@@ -118,7 +118,11 @@ class KeyLife(RuleBasedStateMachine):
     def act(
         self, person: Person, operation: Callable[[], Any], then: Callable[[Any], None]
     ) -> Any:
-        """Do it, perhaps with the armed fault; `then` tells the model, once it is durable."""
+        """Do it, perhaps with the armed fault; `then` tells the model, once it is durable.
+
+        A message comes before each, so that every generation of keys has mail.
+        """
+        self.deliver(person)
         before = self.site.vaults.epoch(person.account_id)
         result, fault = self.faulty(operation)
         done = self.site.vaults.epoch(person.account_id) != before
@@ -230,10 +234,9 @@ class KeyLife(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def mail_comes(self, who: int) -> None:
-        self.deliver(who)
+        self.deliver(self.people[who])
 
-    def deliver(self, who: int) -> None:
-        person = self.people[who]
+    def deliver(self, person: Person) -> None:
         signed = self.site.records.by_name(person.name)  # as delivery reads it
         assert signed is not None
         assert (signed.record.state is State.ENCRYPTED) == (person.state is State.ENCRYPTED)
@@ -322,7 +325,14 @@ class KeyLife(RuleBasedStateMachine):
         record = self.record(person)
         return record, self.site.accounts.open(record, key.typed, key.kind)
 
-    @change(who=WHO)
+    @change(who=WHO, after=st.sampled_from(["", "log in", "give up"]))
+    def change_password(self, who: int, after: str) -> None:
+        self.begin_password(who)
+        if after == "log in":
+            self.log_in(who, "pending", verified=True)
+        elif after and self.people[who].present and self.people[who].vault.pending:
+            self.abort_password(who)
+
     def begin_password(self, who: int) -> None:
         person, new = self.people[who], self.key()
         if found := self.opened(person):
@@ -338,8 +348,6 @@ class KeyLife(RuleBasedStateMachine):
                 then,
             )
 
-    @precondition(lambda self: any(p.present and p.present.pending for p in self.people))
-    @change(who=WHO)
     def abort_password(self, who: int) -> None:
         person = self.people[who]
         if not person.present:
@@ -359,7 +367,10 @@ class KeyLife(RuleBasedStateMachine):
     @change(
         who=WHO, which=st.sampled_from(["password", "pending", "code"]), verified=st.booleans()
     )
-    def log_in(self, who: int, which: str, verified: bool) -> None:
+    def log_in_somehow(self, who: int, which: str, verified: bool) -> None:
+        self.log_in(who, which, verified=verified)
+
+    def log_in(self, who: int, which: str, *, verified: bool) -> None:
         person = self.people[who]
         if not (found := self.opened(person, which)):
             return
@@ -480,8 +491,13 @@ class KeyLife(RuleBasedStateMachine):
 
     # ---- generations
 
-    @change(who=WHO, code=st.booleans())
-    def reset(self, who: int, code: bool) -> None:
+    @change(who=WHO, code=st.booleans(), by=BY, accept=st.booleans())
+    def reset_and_perhaps_join(self, who: int, code: bool, by: str, accept: bool) -> None:
+        self.reset(who, code=code)
+        if by:
+            self.join(self.people[who], 0, by, accept=accept)
+
+    def reset(self, who: int, *, code: bool) -> None:
         person, password = self.people[who], self.key()
         recovery = self.key(SlotKind.RECOVERY_CODE) if code else None
         record, admin = self.record(person), self.site.admin.record()
@@ -504,14 +520,14 @@ class KeyLife(RuleBasedStateMachine):
         self.act(person, reset, then)
 
     @precondition(lambda self: any(person.closed for person in self.people))
-    @change(
-        which=st.integers(0, 3),
-        by=st.sampled_from(["password", "code", "admin"]),
-        accept=st.booleans(),
-    )
-    def join(self, which: int, by: str, accept: bool) -> None:
+    @change(number=st.integers(0, 3), by=BY, accept=st.booleans())
+    def join_some_vault(self, number: int, by: str, accept: bool) -> None:
         person = next(person for person in self.people if person.closed)
-        number = which % len(person.closed)
+        self.join(person, number % len(person.closed), by or "password", accept=accept)
+
+    def join(self, person: Person, number: int, by: str, *, accept: bool) -> None:
+        if not person.closed:
+            return
         model = person.closed[number]
         if not (found := self.opened(person)):
             return
