@@ -54,7 +54,7 @@ def change(*steps: str, **strategies: Any) -> Callable[[Any], Any]:
     """A rule whose first call of one of these steps may fail."""
 
     def made(function: Callable[..., None]) -> Any:
-        def run(self: "KeyLife", fault: Fault | None, **arguments: Any) -> None:
+        def run(self: "KeyLife", fault: Fault | None = None, **arguments: Any) -> None:
             self.fault = fault
             function(self, **arguments)
             self.fault = None
@@ -778,3 +778,52 @@ def test_mail_opens_with_the_secrets_that_should_open_it_and_no_others(
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_a_long_life(template: CheapSite) -> None:
+    """One walk that comes past every operation, for those that chance seldom puts together."""
+    KeyLife.template = template
+    life = KeyLife()
+    try:
+        live(life)
+    finally:
+        life.teardown()
+
+
+def live(life: KeyLife) -> None:
+    life.two_accounts(enabled=True, admin=True)
+    for _ in range(2):
+        life.begin_password(0)
+        life.log_in(0, "pending", verified=True)
+        life.add_app_password(who=0)
+        life.add_app_password(who=0)
+        life.remove_app_password(who=0, with_secret=True)
+        life.recover(who=0, by="code", compromised=False)
+        life.begin_password(0)
+        life.abort_password(0)
+        life.new_code(who=0)
+    life.reset(0, code=True)
+    life.reset(0, code=True)
+    life.change_admin_key()
+    life.join(life.people[0], 1, "admin", accept=False)
+    life.join(life.people[0], 0, "code", accept=False)
+    life.recover(who=0, by="admin", compromised=True)
+    life.back_up()
+    life.remove_app_password(who=0, with_secret=False)
+    for which in ({"records"}, {"vaults"}, {"records", "vaults"}):
+        life.restore_an_old_copy(which)
+    life.log_in(0, "password", verified=True)
+    life.freeze_or_thaw(0)
+    life.reset(0, code=False)
+    life.freeze_or_thaw(0)
+    life.set_policy(policy="forbidden")
+    life.join(life.people[0], 0, "code", accept=False)
+    life.set_policy(policy="required")
+    life.log_in(0, "password", verified=True)
+    life.rotate(who=0, compromised=True)
+    life.leave_or_return(0)
+    life.become_plain()
+    life.enable(0, code=True)
+    life.join(life.people[0], 0, "password", accept=True)
+    life.rename(who=0)
+    life.restart()

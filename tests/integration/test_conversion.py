@@ -35,8 +35,8 @@ pytestmark = pytest.mark.peers
 PROGRAMS = 4
 MESSAGES = 240
 WORK_SECONDS = 5.0
-# "Duplicate file entry" in its list of UIDs is Dovecot's own: four programs on one mailbox bring it
-# about without any conversion (seen in 3 runs of 6). "Fixed a duplicate" would be ours.
+# "Duplicate file entry" in its list of UIDs is Dovecot's own: four programs on one mailbox bring
+# it about without any conversion (seen in 3 runs of 6). "Fixed a duplicate" would be ours.
 COMPLAINT = re.compile(r"(Error|Warning|Panic|Fatal): (?!.*Duplicate file entry)")
 
 
