@@ -37,7 +37,11 @@ def test_dovecot_that_is_not_looked_at_is_a_warning(running: RunningSite, tmp_pa
     config.chmod(0o644)
     told = json.loads(call("doctor", "-c", config, *NO_POSTFIX, "--json").stdout)
     levels = {line["name"]: line["level"] for line in told if "name" in line}
-    assert levels == {"doveconf": "warning", "directory": "problem"}
+    assert levels == {
+        "doveconf": "warning",
+        "directory": "problem",
+        "directory-unlock": "warning",
+    }
 
 
 def test_where_dovecot_delivers_serve_has_no_lmtp_and_doctor_misses_none(tmp_path: Path) -> None:
