@@ -160,7 +160,7 @@ class Exchange:
 
     def abandon(self) -> None:
         """Leave the message as it is; never fails. What was swapped in stays, it is whole."""
-        if self._copy_name:
+        if self._copy_name and not self._swapped:  # else it is what was in the mailbox
             with suppress(OSError):
                 self._fs.unlink(self._copy_name, self.where.tmp.fd)
             self._copy_name = ""
@@ -199,11 +199,12 @@ class Exchange:
             return
         try:
             self._fs.exchange(self._copy_name, self.where.tmp.fd, self.name, directory.fd)
-        except FileNotFoundError:
-            # Renamed in this very moment: our copy is in the mailbox as one message more, and
-            # what we took out goes in beside it. Two messages are better than none.
+        except OSError:
+            # Renamed in this very moment, or the disk is in trouble: our copy is in the mailbox as
+            # one message more, and what we took out goes in beside it. Two are better than none.
             self._fs.rename(self._copy_name, self.where.tmp.fd, unique_name(), self.where.new.fd)
             self._copy_name = ""
+        self._swapped = False
         message = f"{self.name}: another file was put under this name"
         raise ChangedUnderneath(message)
 

@@ -136,6 +136,30 @@ def test_what_a_client_does_at_the_last_moment_counts(
     assert forms(maildir) == {"old"}
 
 
+def test_a_message_in_another_ones_place_is_not_lost_when_the_disk_is_in_trouble(
+    tmp_path: Path,
+) -> None:
+    """It came out by the exchange, and cannot go back: it goes in beside our copy."""
+    maildir = fill(tmp_path)
+    before = len(seen(maildir))
+
+    class Trouble(Busy):
+        done = 0
+
+        def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
+            if ",S=" in other:
+                self.done += 1
+                if self.done == 2:
+                    raise OSError(errno.EIO, "injected")
+            super().exchange(one, one_fd, other, other_fd)
+
+    with Maildir.open(tmp_path, maildir, create=False, fs=Trouble("replace")) as box:
+        Run(box, job("encrypt"))()
+    after = seen(maildir)
+    assert len(after) == before + 1
+    assert any(b"another" in message.content for message in after.values())
+
+
 def test_a_message_that_goes_from_new_to_cur_is_followed(tmp_path: Path) -> None:
     maildir = fill(tmp_path)
     before = seen(maildir)
