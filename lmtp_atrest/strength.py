@@ -13,6 +13,7 @@ from threading import Lock
 from zxcvbn import zxcvbn
 from zxcvbn.matching import L33T_TABLE
 
+from lmtp_atrest.errors import UsageError
 from lmtp_atrest.secret import Secret
 
 # zxcvbn's work grows with the square of the length, and again with each way to read look-alikes
@@ -63,6 +64,15 @@ def judge(secret: Secret, about: Sequence[str] = ()) -> Strength:
         feedback["warning"] or _own_warning(score, found["sequence"]),
         tuple(feedback["suggestions"]) or (_ADVICE,),
     )
+
+
+def require(secret: Secret, minimum: int, about: Sequence[str] = ()) -> Strength:
+    """The same for a secret that is chosen here; UsageError below this score, in words."""
+    strength = judge(secret, about)
+    if strength.score < minimum:
+        message = " ".join((strength.warning, *strength.suggestions))
+        raise UsageError(message)
+    return strength
 
 
 def _own_warning(score: int, sequence: Sequence[Mapping[str, object]]) -> str:

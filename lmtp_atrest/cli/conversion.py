@@ -37,7 +37,6 @@ from lmtp_atrest.config import Config
 from lmtp_atrest.conversion import Counts, Direction, Job, Place, States, convert
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.errors import Damaged, NotFound, UsageError, WrongState
-from lmtp_atrest.maildir import Layout
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import GrantUnwrap, SyncClient
 from lmtp_atrest.unlock.requests import (
@@ -141,7 +140,7 @@ class _Task:
         cls, config: Config, name: str, direction: Direction, secret: Secret | None, by: str
     ) -> "_Task":
         shown = ask(config, AccountShow(name)).fields
-        place, grant, unwrap, public_key = place_of(config, shown), "", None, None
+        place, grant, unwrap, public_key = _place_of(config, shown), "", None, None
         if secret is None:
             if shown["state"] != "encrypted":
                 message = f"{name} is {shown['state']}, not encrypted"
@@ -158,17 +157,10 @@ class _Task:
         return cls(shown["names"][0], place, job, grant, unwrap)
 
 
-def place_of(config: Config, shown: Any) -> Place:
+def _place_of(config: Config, shown: Any) -> Place:
     """Where the mail of an account lies, by what `account-show` says of it."""
-    inbox = config.mail.inbox_of(shown["home"], shown["maildir"])
-    return Place(
-        shown["account"],
-        config.mail.root,
-        Path(shown["maildir"]),
-        Path(inbox),
-        Layout.of(config.lmtp),
-        int(shown["vault_key_since"]),
-    )
+    since = int(shown["vault_key_since"])
+    return Place.of(config, shown["account"], shown["home"], shown["maildir"], since)
 
 
 def _convert_socket(config: Config) -> tuple[Path, Role]:
@@ -265,7 +257,7 @@ def _encrypted(config: Config) -> list[str]:
 
 def _counted(config: Config, name: str) -> dict[str, Any]:
     shown = ask(config, AccountShow(name)).fields
-    place = place_of(config, shown)
+    place = _place_of(config, shown)
     return {"name": name, "state": shown["state"], "messages": _messages(place)}
 
 

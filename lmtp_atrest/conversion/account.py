@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmtp_atrest.config import Config
 from lmtp_atrest.conversion.forms import Job
 from lmtp_atrest.conversion.run import Counts, Run
 from lmtp_atrest.conversion.state import States
@@ -28,6 +29,13 @@ class Place:
     inbox: Path
     layout: Layout
     since: int = 0
+
+    @classmethod
+    def of(cls, config: Config, account_id: str, home: str, maildir: str, since: int) -> "Place":
+        """By the configuration and what the account's record says."""
+        inbox = config.mail.inbox_of(home, maildir)
+        layout = Layout.of(config.lmtp)
+        return cls(account_id, config.mail.root, Path(maildir), Path(inbox), layout, since)
 
     def open(self) -> Maildir:
         """The Maildir; NotFound where there is none yet."""

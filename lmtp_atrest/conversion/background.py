@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from lmtp_atrest.config import Config
 from lmtp_atrest.conversion.account import Place, convert
@@ -19,7 +18,6 @@ from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord, State
 from lmtp_atrest.errors import AtRestError, Conflict, NotFound
 from lmtp_atrest.keystore.records import Records
-from lmtp_atrest.maildir import Layout
 from lmtp_atrest.telemetry import logger
 
 LOOK_SECONDS = 5.0
@@ -80,15 +78,8 @@ class Background:
         return now - row.clean > self._config.conversion.sweep_every * 1000
 
     def _work(self, record: AccountRecord) -> None:
-        inbox = self._config.mail.inbox_of(record.home, record.maildir)
-        place = Place(
-            record.account_id,
-            self._config.mail.root,
-            Path(record.maildir),
-            Path(inbox),
-            Layout.of(self._config.lmtp),
-            record.vault_key_since,
-        )
+        since = record.vault_key_since
+        place = Place.of(self._config, record.account_id, record.home, record.maildir, since)
         key = PublicKey.from_der(record.public_key)
         job = Job(Direction.ENCRYPT, key, None, self._config.atrest.pbkdf2_rounds)
         try:

@@ -6,16 +6,16 @@ None, and the judging is apart.
 
 import asyncio
 import os
-import pwd
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lmtp_atrest import users
 from lmtp_atrest.config import Config, Listener
 from lmtp_atrest.directory import DovecotDirectory, Found
 from lmtp_atrest.doctor.facts import Facts
 from lmtp_atrest.doctor.findings import Finding, problem, warning
-from lmtp_atrest.errors import AtRestError
+from lmtp_atrest.errors import AtRestError, ConfigError
 from lmtp_atrest.site import enrolment_fault
 from lmtp_atrest.unlock.client import SyncClient
 from lmtp_atrest.unlock.requests import Role
@@ -143,17 +143,15 @@ def as_user(name: str | None, ask: Callable[[], str]) -> str | None:
     if name is None or os.geteuid() != 0:
         return ask() or None
     try:
-        user = pwd.getpwnam(name)
-    except KeyError:
+        users.find(name)
+    except ConfigError:
         return f"user {name} does not exist"
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            os.initgroups(name, user.pw_gid)
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
+            users.become(name)
             os.write(writing, ask().encode(errors="replace"))
             code = 0
         finally:

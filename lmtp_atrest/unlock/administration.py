@@ -148,6 +148,12 @@ class Administration:
         remaining = await self._service.evictor.end(before.names, record.account_id)
         return account_reply("removed", record, readers_remaining=remaining)
 
+    async def changed(self, record: AccountRecord, result: str, **more: Any) -> Reply:
+        """End what holds the state before a change; the reply that tells of it."""
+        self._service.vaults.close(record.account_id)
+        remaining = await self._service.evictor.end(record.names, record.account_id)
+        return account_reply(result, record, readers_remaining=remaining, **more)
+
     async def existing(self, name: str) -> AccountRecord:
         """The account of a name as a peer spells it; NotFound, UsageError."""
         canonical = self.canonical(name)

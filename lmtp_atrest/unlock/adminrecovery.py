@@ -8,9 +8,9 @@ from typing import Any
 
 from lmtp_atrest.accounts import AdminRecovery, Generations, SlotChanges
 from lmtp_atrest.config import Config
-from lmtp_atrest.errors import AtRestError, UsageError
+from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.secret import Secret
-from lmtp_atrest.strength import judge
+from lmtp_atrest.strength import require
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import Administration, account_reply
 from lmtp_atrest.unlock.protocol import Peer, Reply
@@ -102,18 +102,14 @@ class AdminOperations:
             self._slots.replace_password, record, vault_key, request.new_secret
         )
         await self._service.tell(after, "admin-used")
-        self._service.vaults.close(after.account_id)
-        remaining = await self._service.evictor.end(after.names, after.account_id)
-        return account_reply("changed", after, readers_remaining=remaining)
+        return await self._administration.changed(after, "changed")
 
     async def _leave(self, request: AdminLeave, _peer: Peer) -> Reply:
         record = await self._administration.existing(request.name)
         await self._service.pool.run(self._admin.open, record, request.secret, "admin-leave")
         after = await self._service.pool.run(self._generations.leave, record)
         await self._service.tell(after, "admin-used")
-        self._service.vaults.close(after.account_id)
-        remaining = await self._service.evictor.end(after.names, after.account_id)
-        return account_reply("changed", after, readers_remaining=remaining)
+        return await self._administration.changed(after, "changed")
 
     async def _export(self, request: AdminExport, _peer: Peer) -> Reply:
         await self._check_strength(request.passphrase)
@@ -137,7 +133,4 @@ class AdminOperations:
         return Reply(result, asdict(status))
 
     async def _check_strength(self, secret: Secret) -> None:
-        strength = await asyncio.to_thread(judge, secret)
-        if strength.score < MINIMUM_STRENGTH:
-            message = " ".join((strength.warning, *strength.suggestions))
-            raise UsageError(message)
+        await asyncio.to_thread(require, secret, MINIMUM_STRENGTH)

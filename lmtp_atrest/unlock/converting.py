@@ -5,19 +5,15 @@ bound to the account's epoch: whatever changes the account, or freezes it, ends 
 """
 
 import asyncio
-import base64
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lmtp_atrest.accounts import AdminRecovery, Generations
-from lmtp_atrest.crypto import dcrypt
-from lmtp_atrest.crypto.dcrypt import parse_header
-from lmtp_atrest.crypto.keypair import PrivateKey
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.crypto.vault import VaultKey
-from lmtp_atrest.errors import Damaged, UsageError, WrongState
+from lmtp_atrest.errors import UsageError, WrongState
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import Administration, account_reply
 from lmtp_atrest.unlock.keylife import KINDS, typed_secret
@@ -129,23 +125,9 @@ class Converting:
     async def _unwrap(self, request: ConvertUnwrap, _peer: Peer) -> Reply:
         record, grant = await self._current(request.grant)
         grant.left -= 1
-        return await asyncio.to_thread(self._unwrapped, record, grant, request.header)
-
-    def _unwrapped(self, record: AccountRecord, grant: Grant, raw: bytes) -> Reply:
-        try:
-            header = parse_header(raw)
-            key = self._key(record, grant, header.key_id)
-            if key is None:
-                return Reply("no-such-key")
-            # The tag proves the key; without the digest it is a fifth faster.
-            message_key = dcrypt.unwrap(header, key, check_digest=False)
-        except Damaged:
-            return Reply("damaged")
-        return Reply("unwrapped", {"key": base64.b64encode(message_key.secret.reveal()).decode()})
-
-    def _key(self, record: AccountRecord, grant: Grant, key_id: bytes) -> PrivateKey | None:
-        keys = self._accounts.private_keys(record, grant.vault_key)
-        return next((key for key in keys if key.key_id == key_id), None)
+        return await asyncio.to_thread(
+            self._service.unwrapped, record, grant.vault_key, request.header, check_digest=False
+        )
 
     async def _done(self, request: ConvertDone, _peer: Peer) -> Reply:
         record, grant = await self._current(request.grant)

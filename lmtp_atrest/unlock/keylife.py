@@ -17,7 +17,7 @@ from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.crypto.vault import VaultKey
 from lmtp_atrest.errors import AtRestError, UsageError, WrongSecret, WrongState
 from lmtp_atrest.secret import Secret
-from lmtp_atrest.strength import judge
+from lmtp_atrest.strength import judge, require
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import Administration, account_reply
 from lmtp_atrest.unlock.passwordcommand import run_password_command
@@ -66,6 +66,7 @@ class KeyLife:
         self._service = service
         self._accounts = service.accounts
         self._administration = administration
+        self._changed = administration.changed
         self._admin = admin
         self._generations = generations
         self._slots = slots
@@ -98,7 +99,7 @@ class KeyLife:
             raise UsageError(message)
         name = self._administration.canonical(request.name)
         code = recovery_code.generate() if self._config.recovery.code else None
-        self._check_mail_to(request.mail_to, code)
+        await asyncio.to_thread(self._check_mail_to, request.mail_to, code)
         warning = await self._warning(request.secret, name)
         admin = await asyncio.to_thread(self._admin.record)
         if admin.policy == "required" and admin.key is None:
@@ -113,7 +114,7 @@ class KeyLife:
 
     async def _code(self, request: AccountCode, _peer: Peer) -> Reply:
         code = recovery_code.generate()
-        self._check_mail_to(request.mail_to, code)
+        await asyncio.to_thread(self._check_mail_to, request.mail_to, code)
         record, vault_key = await self._opened(request.name, request.secret)
         after = await self._run(self._slots.replace_code, record, vault_key, code)
         await self._service.tell(after, "code-made")
@@ -387,18 +388,10 @@ class KeyLife:
         """Wait until no delivery is under way that read how the account stood before."""
         await asyncio.sleep(self._administration.barrier_seconds)
 
-    async def _changed(self, record: AccountRecord, result: str, **more: Any) -> Reply:
-        """End what holds the state before this change; the reply that tells of it."""
-        self._service.vaults.close(record.account_id)
-        remaining = await self._service.evictor.end(record.names, record.account_id)
-        return account_reply(result, record, readers_remaining=remaining, **more)
-
     async def _checked_strength(self, secret: Secret, about: Sequence[str]) -> dict[str, Any]:
         """A warning for the reply; UsageError for what is weaker than the site allows."""
-        strength = await asyncio.to_thread(judge, secret, about)
-        if strength.score < self._config.atrest.minimum_strength:
-            message = " ".join((strength.warning, *strength.suggestions))
-            raise UsageError(message)
+        minimum = self._config.atrest.minimum_strength
+        strength = await asyncio.to_thread(require, secret, minimum, about)
         return {"warning": strength.warning} if strength.warning else {}
 
     async def _warning(self, secret: Secret, name: str) -> dict[str, Any]:
