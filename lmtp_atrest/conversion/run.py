@@ -18,6 +18,7 @@ from lmtp_atrest.maildir.exchange import (
     settle_all,
 )
 from lmtp_atrest.maildir.filesystem import StorageFailure
+from lmtp_atrest.maildir.names import base_of
 from lmtp_atrest.telemetry import logger
 
 # Messages that share one sync of their directories.
@@ -162,11 +163,12 @@ class Run:
 def _names(where: Subdirectories) -> list[tuple[str, str]]:
     """Subdirectory and name of each message, listed before anything is changed.
 
-    new/ before cur/, as messages move: one that is found in both is skipped the second time.
+    new/ before cur/, as messages move; one that is found in both is given once, as in cur/: two
+    exchanges of one message would each take the other's copy for another message.
     """
-    return [
-        (subdirectory, name)
-        for subdirectory in ("new", "cur")
-        for name in where.holding(subdirectory).names()
-        if not name.startswith(".")
-    ]
+    found: dict[str, tuple[str, str]] = {}
+    for subdirectory in ("new", "cur"):
+        for name in where.holding(subdirectory).names():
+            if not name.startswith("."):
+                found[base_of(name)] = subdirectory, name
+    return list(found.values())

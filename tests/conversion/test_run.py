@@ -160,6 +160,19 @@ def test_a_message_in_another_ones_place_is_not_lost_when_the_disk_is_in_trouble
     assert any(b"another" in message.content for message in after.values())
 
 
+def test_a_message_that_is_listed_twice_is_converted_once(tmp_path: Path) -> None:
+    """Between the listing of new/ and that of cur/ a client moved it."""
+    maildir = fill(tmp_path)
+    before = len(seen(maildir))
+    name = next((maildir / "new").iterdir()).name
+
+    os.link(maildir / "new" / name, maildir / "cur" / f"{name}:2,S")
+    counts = run(tmp_path, maildir, "encrypt")
+    (maildir / "new" / name).unlink()
+    assert (counts.failed, counts.vanished, counts.done) == (0, 0, before)
+    assert forms(maildir) == {"old"}
+
+
 def test_a_message_that_goes_from_new_to_cur_is_followed(tmp_path: Path) -> None:
     maildir = fill(tmp_path)
     before = seen(maildir)
