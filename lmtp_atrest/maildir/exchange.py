@@ -35,7 +35,7 @@ class Vanished(NotFound):
     """The message was moved to another folder, or removed, while it was worked on."""
 
 
-class ChangedUnderneath(NotFound):
+class ChangedUnderneath(Vanished):
     """Another file stands under the message's name than the one that was read."""
 
 
@@ -76,8 +76,7 @@ class Subdirectories:
 class Exchange:
     """A message on its way to another form. Use: write, reread, prepare, swap, then `settle`.
 
-    Methods raise StorageFailure, UnsafePath, Vanished, ChangedUnderneath; whoever is not settled
-    calls `abandon`.
+    Methods raise StorageFailure, UnsafePath, Vanished; whoever is not settled calls `abandon`.
     """
 
     where: Subdirectories

@@ -114,7 +114,7 @@ class Busy(Filesystem):
 
 @pytest.mark.parametrize(
     ("meddle", "vanished", "failed", "lost"),
-    [("flag", 0, 0, 0), ("remove", 1, 0, 1), ("replace", 0, 1, 0)],
+    [("flag", 0, 0, 0), ("remove", 1, 0, 1), ("replace", 1, 0, 0)],
 )
 def test_what_a_client_does_at_the_last_moment_counts(
     tmp_path: Path, meddle: str, vanished: int, failed: int, lost: int

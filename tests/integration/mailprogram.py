@@ -6,7 +6,7 @@ import random  # noqa: TID251 - seeded: a failure can be repeated
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -93,16 +93,18 @@ class MailProgram:
     def __call__(self, stop: threading.Event) -> None:
         """Work until told to stop."""
         self._random = random.Random(self.seed)
-        self._client = self.dovecot.login(self.name, self.password)
-        self._selected = "INBOX"
-        acts = (self._read, self._flag, self._flag, self._move, self._copy, self._expunge)
-        while not stop.wait(PAUSE):
-            act = (
-                self._append if len(self.own) < 20 else self._random.choice((*acts, self._append))
-            )
-            act()
-            self.counts[act.__name__] = self.counts.get(act.__name__, 0) + 1
-        self._client.logout()
+        with self.dovecot.login(self.name, self.password) as self._client:
+            self._selected = "INBOX"
+            while not stop.wait(PAUSE):
+                act = self._random.choice(self._acts())
+                act()
+                self.counts[act.__name__] = self.counts.get(act.__name__, 0) + 1
+
+    def _acts(self) -> list[Callable[[], None]]:
+        if len(self.own) < 20:
+            return [self._append]
+        flag, rest = self._flag, (self._move, self._copy, self._expunge, self._append)
+        return [self._read, flag, flag, *rest]
 
     def _pick(self) -> tuple[str, int]:
         """One of its messages, most of the time in the folder that is open."""

@@ -71,6 +71,7 @@ class AtRest:
         self.shared, self.dovecot = shared, dovecot
         (self.port,) = free_ports(1)
         self.run, self.state = shared / "run", shared / "state"
+        self.only: tuple[str, ...] = ()
         self.caches = dovecot.host.shared[-1] / "caches"
         self.log_path, self.config_path = shared / "serve.log", shared / "lmtp-atrest.yaml"
         self._write(self._settings(lmtp or {}, mail or {}, unlock))
@@ -149,7 +150,7 @@ class AtRest:
 
     def __enter__(self) -> Self:
         try:
-            self.start()
+            self.start(*self.only)
         except BaseException:
             self.__exit__()
             raise
