@@ -348,6 +348,7 @@ class Conversion(Section):
     background: bool = True
     messages_per_second: int = Field(default=200, ge=1)
     sweep_every: Duration = 86400
+    exchange: bool = True
 
     @field_validator("state")
     @classmethod

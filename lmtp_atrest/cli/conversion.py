@@ -187,7 +187,12 @@ def _run_one(
     with _progress(task, quiet=as_json) as progress:
         try:
             counts, clean = convert(
-                task.place, task.job, states, stopping=stopping, progress=progress
+                task.place,
+                task.job,
+                states,
+                stopping=stopping,
+                progress=progress,
+                exchange=config.conversion.exchange,
             )
         except NotFound:
             counts, clean = Counts(), True  # no Maildir yet: nothing to do

@@ -51,6 +51,7 @@ def convert(
     *,
     stopping: threading.Event | None = None,
     messages_per_second: float = 0,
+    exchange: bool = True,
     progress: Callable[[Counts], None] = lambda _counts: None,
     now: Callable[[], float] = time.time,
 ) -> tuple[Counts, bool]:
@@ -73,6 +74,7 @@ def convert(
                 progress=book.note,
                 stopping=stop,
                 messages_per_second=messages_per_second,
+                exchange=exchange,
             )()
             book.add(counts)
             if stop.is_set():

@@ -89,6 +89,7 @@ class Background:
                 self._states,
                 stopping=self._stopping,
                 messages_per_second=self._config.conversion.messages_per_second,
+                exchange=self._config.conversion.exchange,
                 now=self._now,
             )
         except Conflict:

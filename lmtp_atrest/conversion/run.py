@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from lmtp_atrest.conversion.forms import Job
@@ -19,12 +20,17 @@ from lmtp_atrest.maildir.exchange import (
 )
 from lmtp_atrest.maildir.filesystem import StorageFailure
 from lmtp_atrest.maildir.names import base_of
+from lmtp_atrest.maildir.replacement import Replacement
+from lmtp_atrest.maildir.uidlist import uidlist_lock
 from lmtp_atrest.telemetry import logger
 
 # Messages that share one sync of their directories.
 BATCH = 64
 # Most of the time goes to syncs and to ciphers, which leave the interpreter to others.
 THREADS = 4
+# How long to wait for Dovecot where its list of UIDs has to be locked: longer than it keeps a lock
+# that somebody forgot.
+LOCK_PATIENCE = 130.0
 CACHE_NAME = "dovecot.index.cache"
 
 log = logger("conversion")
@@ -60,7 +66,10 @@ Progress = Callable[[Counts], None]
 
 
 class Run:
-    """One run. `stopping` ends it after the batch under way; what was done stays done."""
+    """One run. `stopping` ends it after the batch under way; what was done stays done.
+
+    Without `exchange` it works as on a file system that cannot exchange two names.
+    """
 
     def __init__(
         self,
@@ -70,12 +79,14 @@ class Run:
         progress: Progress | None = None,
         stopping: threading.Event | None = None,
         messages_per_second: float = 0,
+        exchange: bool = True,
     ) -> None:
         self._maildir = maildir
         self._job = job
         self._progress = progress
         self._stopping = stopping or threading.Event()
         self._rate = messages_per_second
+        self._exchange = exchange
         self.counts = Counts()
 
     def __call__(self) -> Counts:
@@ -83,7 +94,6 @@ class Run:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="conversion") as pool:
             for where in self._maildir.subdirectories():
                 try:
-                    self._check_exchange(where)
                     self._folder(where, pool)
                 finally:
                     where.close()
@@ -91,33 +101,27 @@ class Run:
                     break
         return self.counts
 
-    def _check_exchange(self, where: Subdirectories) -> None:
-        if not can_exchange(where):
-            message = (
-                f"{where.folder}: this file system cannot exchange two names in one step; "
-                "conversion needs that"
-            )
-            raise StorageFailure(message)
-
     def _folder(self, where: Subdirectories, pool: ThreadPoolExecutor) -> None:
         before, names = self.counts.done, _names(where)
+        way = Exchange if self._exchange and can_exchange(where) else Replacement
         for first in range(0, len(names), BATCH):
             if self._stopping.is_set():
                 return
             batch, started = names[first : first + BATCH], time.monotonic()
-            self._batch(where, batch, pool)
+            self._batch([way(where, sub, name) for sub, name in batch], pool)
             self._pace(len(batch), started)
         if self.counts.done > before:
             # It holds headers and previews of messages in clear, and is made anew where allowed.
             where.forget(CACHE_NAME)
 
-    def _batch(
-        self, where: Subdirectories, batch: Sequence[tuple[str, str]], pool: ThreadPoolExecutor
-    ) -> None:
-        exchanges = [Exchange(where, sub, name) for sub, name in batch]
-        sizes = dict(zip(exchanges, pool.map(self._prepared, exchanges), strict=True))
-        ready = [one for one, outcome in sizes.items() if isinstance(outcome, int)]
-        sizes.update(settle_all(ready))
+    def _batch(self, exchanges: Sequence[Exchange], pool: ThreadPoolExecutor) -> None:
+        try:
+            sizes = dict(zip(exchanges, pool.map(self._prepared, exchanges), strict=True))
+            ready = [one for one, outcome in sizes.items() if isinstance(outcome, int)]
+            sizes.update(_settled(ready))
+        finally:
+            for one in exchanges:
+                one.close()
         for one, outcome in sizes.items():
             self._count(one, outcome)
         if self._progress is not None:
@@ -158,6 +162,21 @@ class Run:
         if self._rate > 0:
             left = messages / self._rate - (time.monotonic() - started)
             self._stopping.wait(max(0.0, left))
+
+
+def _settled(ready: Sequence[Exchange]) -> dict[Exchange, Exception]:
+    """As `settle_all`, under the lock where that is needed; where it is not to be had, none is."""
+    if not ready or not isinstance(ready[0], Replacement):
+        return settle_all(ready)
+    where = ready[0].where
+    with ExitStack() as held:
+        try:
+            held.enter_context(uidlist_lock(where.directory, where.tmp, LOCK_PATIENCE))
+        except StorageFailure as error:
+            for one in ready:
+                one.abandon()
+            return dict.fromkeys(ready, error)
+        return settle_all(ready)
 
 
 def _names(where: Subdirectories) -> list[tuple[str, str]]:

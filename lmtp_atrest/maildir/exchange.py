@@ -63,13 +63,14 @@ class Subdirectories:
         with storage_errors(f"{self.folder}/{name}"), suppress(FileNotFoundError):
             self.directory.fs.unlink(name, self.directory.fd)
 
-    def find(self, base: str) -> "tuple[OpenDirectory, str] | None":
-        """Where the message with this base name is now; new/ first, as messages go to cur/."""
-        for directory in (self.new, self.cur):
-            for name in directory.names():
-                if base_of(name) == base:
-                    return directory, name
-        return None
+    def places(self, base: str) -> "list[tuple[OpenDirectory, str]]":
+        """Where messages with this base name are now; new/ first, as messages go to cur/."""
+        return [
+            (directory, name)
+            for directory in (self.new, self.cur)
+            for name in directory.names()
+            if base_of(name) == base
+        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +105,7 @@ class Exchange:
                     continue
                 self._before = os.fstat(self.source.fileno())
                 return self.source
-        raise _vanished(self.name)
+        raise self._vanished()
 
     def write(self, data: bytes) -> None:
         """Add bytes of the other form."""
@@ -148,7 +149,7 @@ class Exchange:
                 self._swapped = True
                 self._check_swapped(directory)
                 return directory
-        raise _vanished(self.name)
+        raise self._vanished()
 
     def settle(self) -> None:
         """Remove the form from before; both directories are synced."""
@@ -166,7 +167,7 @@ class Exchange:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors back; nothing can be done with it afterwards."""
         if self.source is not None:
             self.source.close()
         if self._copy >= 0:
@@ -185,16 +186,22 @@ class Exchange:
         return self._before
 
     def _look_again(self) -> None:
-        found = self.where.find(base_of(self.name))
-        if found is None:
-            raise _vanished(self.name)
-        directory, self.name = found
+        found = self.where.places(base_of(self.name))
+        if not found:
+            raise self._vanished()
+        self._found_at(*found[0])
+
+    def _found_at(self, directory: OpenDirectory, name: str) -> None:
+        self.name = name
         self.subdirectory = "new" if directory is self.where.new else "cur"
+
+    def _vanished(self) -> Vanished:
+        return Vanished(f"{self.name}: moved or removed meanwhile")
 
     def _check_swapped(self, directory: OpenDirectory) -> None:
         """What came out is what was read; else put it back, for it is another message."""
         out = os.stat(self._copy_name, dir_fd=self.where.tmp.fd, follow_symlinks=False)
-        if _same(out, self._known()):
+        if same_content(out, self._known()):
             return
         try:
             self._fs.exchange(self._copy_name, self.where.tmp.fd, self.name, directory.fd)
@@ -208,11 +215,7 @@ class Exchange:
         raise ChangedUnderneath(message)
 
 
-def _vanished(name: str) -> Vanished:
-    return Vanished(f"{name}: moved or removed meanwhile")
-
-
-def _same(one: os.stat_result, other: os.stat_result) -> bool:
+def same_content(one: os.stat_result, other: os.stat_result) -> bool:
     """The same file with the same content: writing to a message moves its time or its size."""
     return (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) == (
         other.st_dev,

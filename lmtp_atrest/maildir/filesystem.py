@@ -93,6 +93,10 @@ class Filesystem:
         """Move within the file system, in one step."""
         os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
 
+    def link(self, source: str, source_fd: int, target: str, target_fd: int) -> None:
+        """Give a file one name more; raises FileExistsError."""
+        os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+
     def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
         """Let two names change places in one step (renameat2(2)); both must be there."""
         names = os.fsencode(one), os.fsencode(other)

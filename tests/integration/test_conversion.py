@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,32 @@ WORK_SECONDS = 5.0
 COMPLAINT = re.compile(r"(Error|Warning|Panic|Fatal): (?!.*Duplicate file entry)")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How names change places, and a setting of Dovecot's that its reading of folders hangs on."""
+
+    exchange: bool
+    very_dirty: bool = False
+
+
+WAYS = {
+    "exchange": Way(exchange=True),
+    "lock": Way(exchange=False),
+    "lock, very dirty": Way(exchange=False, very_dirty=True),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
 @pytest.fixture
-def site(dovecot: Dovecot) -> Iterator[Living]:
+def site(dovecot: Dovecot, way: Way) -> Iterator[Living]:
+    if way.very_dirty:
+        dovecot.host.write("/etc/dovecot/conf.d/97-dirty.conf", "maildir_very_dirty_syncs = yes\n")
+        dovecot.stop()
+        dovecot.start()
     running = Living(dovecot)
     # Without the service that encrypts in the background: these runs are not ordered by accounts,
     # so nothing would keep the two apart.
@@ -51,8 +76,8 @@ def site(dovecot: Dovecot) -> Iterator[Living]:
 
 
 @pytest.fixture
-def converting(site: Living) -> Iterator["Conversions"]:
-    made = Conversions(site)
+def converting(site: Living, way: Way) -> Iterator["Conversions"]:
+    made = Conversions(site, exchange=way.exchange)
     fill(made.maildir)
     yield made
     made.unwrap.close()
@@ -61,7 +86,8 @@ def converting(site: Living) -> Iterator["Conversions"]:
 class Conversions:
     """Runs over alice's mailbox, between plain mail and two generations of her keys."""
 
-    def __init__(self, site: Living) -> None:
+    def __init__(self, site: Living, *, exchange: bool) -> None:
+        self.exchange = exchange
         self.old = self._public(site)
         site.admin(AccountRotate(ALICE, secret(PASSWORD)))
         self.new = self._public(site)
@@ -79,7 +105,7 @@ class Conversions:
     def run(self, direction: Direction, key: PublicKey) -> int:
         """One pass; how many messages it changed."""
         with Maildir.open(self.root, self.maildir, create=False) as box:
-            counts = Run(box, Job(direction, key, self.unwrap))()
+            counts = Run(box, Job(direction, key, self.unwrap), exchange=self.exchange)()
         assert not counts.failed, counts.failures
         return counts.done
 

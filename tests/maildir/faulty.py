@@ -79,6 +79,11 @@ class FaultyFilesystem(Filesystem):
         self.unsynced.add((inode(target_fd), target))
         self._step("rename", after=True)
 
+    def link(self, source: str, source_fd: int, target: str, target_fd: int) -> None:
+        self._step("link")
+        super().link(source, source_fd, target, target_fd)
+        self._step("link", after=True)
+
     def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
         self._step("exchange")
         moved = os.stat(one, dir_fd=one_fd).st_ino
