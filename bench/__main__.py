@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import load, report, servers
+from bench import conversion, load, report, servers
 from tests.peers.root import missing
 
 RESULTS = Path(__file__).parents[1] / "var" / "bench"
@@ -56,11 +56,23 @@ def measure(directory: Path, *, quick: bool) -> None:
             print(f"… {case.title}", file=sys.stderr, flush=True)
             results[case] = load.in_turn(case, running, rounds, share)
         growth = load.peak_growth(running[0])
-    reached = report.bars(results, growth)
-    print("", report.table(results), "", *reached, sep="\n")
+    converted, grown = _conversion(directory, quick=quick)
+    reached = report.bars(results, growth, converted, grown)
+    print("", report.table(results), "", conversion.table(converted, grown), sep="\n")
+    print("", *reached, sep="\n")
     path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}{'-quick' if quick else ''}.json"
-    report.save(path, facts, results, growth, reached)
+    report.save(path, facts, results, growth, converted, grown, reached)
     print(f"\nall figures: {path}")
+
+
+def _conversion(
+    directory: Path, *, quick: bool
+) -> tuple[list[conversion.Converted], dict[str, int]]:
+    print("… mail that is already there", file=sys.stderr, flush=True)
+    converted = conversion.measure(directory / "conversion", quick=quick)
+    large = directory / "large"
+    large.mkdir()
+    return converted, conversion.memory(large)
 
 
 if __name__ == "__main__":
