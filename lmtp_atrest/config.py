@@ -4,9 +4,11 @@ Unknown or doubled keys, wrong units and loose file modes are refused, all fault
 commented `config/lmtp-atrest.yaml` says what each setting does and equals these defaults.
 """
 
+import itertools
 import os
 import re
 import stat
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -181,6 +183,7 @@ class Mail(Section):
     home: str = "{root}/{user}"
     path: str = "{home}/Maildir"
     inbox: str = "{maildir}"
+    index: tuple[str, ...] = ()
     unknown_recipients: Literal["defer", "reject", "deliver"] = "defer"
     delivered_by: Literal["lmtp-atrest", "dovecot"] = "lmtp-atrest"
     shared_roots: tuple[AbsolutePath, ...] = ()
@@ -201,6 +204,20 @@ class Mail(Section):
             raise ValueError(message)
         return value
 
+    @field_validator("index")
+    @classmethod
+    def _index(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for template in value:
+            rest = re.sub(r"\{(root|home|maildir|user|local|domain)\}", "x", template)
+            begins = template.startswith(("/", "{root}", "{home}", "{maildir}"))
+            if not begins or set("{}") & set(rest) or ".." in template.split("/"):
+                message = (
+                    "are absolute paths that may hold {root}, {home}, {maildir}, {user}, {local} "
+                    "and {domain}"
+                )
+                raise ValueError(message)
+        return value
+
     @field_validator("home")
     @classmethod
     def _home(cls, value: str) -> str:
@@ -215,12 +232,18 @@ class Mail(Section):
 
         A name is only ever one component of a path, and of harmless characters.
         """
-        local, at, domain = name.rpartition("@")
-        values = {"user": name, "local": local if at else name, "domain": domain if at else ""}
-        used = [values[word] for word in re.findall(r"\{(user|local|domain)\}", self.home)]
-        if not all(PLAIN_COMPONENT.fullmatch(value) for value in used):
-            return None
-        return self.home.format(root=self.root, **values)
+        values = _parts_in(self.home, name)
+        return None if values is None else self.home.format(root=self.root, **values)
+
+    def indexes_of(self, home: str, maildir: str, names: Iterable[str]) -> tuple[Path, ...]:
+        """Where else than in its folders Dovecot may keep an account's indexes, by its names."""
+        found = []
+        for template, name in itertools.product(self.index, names):
+            values = _parts_in(template, name)
+            if values is not None:
+                path = template.format(root=self.root, home=home, maildir=maildir, **values)
+                found.append(Path(os.path.normpath(path)))
+        return tuple(dict.fromkeys(found))
 
     def maildir(self, home: str) -> str:
         """The Maildir of the account whose home directory this is."""
@@ -230,6 +253,14 @@ class Mail(Section):
         """Where INBOX lies of the account with this home directory and Maildir."""
         word, _, rest = self.inbox.partition("}")
         return os.path.normpath((home if word == "{home" else maildir) + rest)
+
+
+def _parts_in(template: str, name: str) -> dict[str, str] | None:
+    """What {user}, {local} and {domain} stand for; None where one in use is no plain component."""
+    local, at, domain = name.rpartition("@")
+    values = {"user": name, "local": local if at else name, "domain": domain if at else ""}
+    used = [values[word] for word in re.findall(r"\{(user|local|domain)\}", template)]
+    return values if all(PLAIN_COMPONENT.fullmatch(value) for value in used) else None
 
 
 class NamesSection(Section):

@@ -116,6 +116,7 @@ class Place:
     inbox: str
     layout: str = "maildir++"
     utf8: bool = False
+    indexes: tuple[str, ...] = ()  # where they lie, if elsewhere than in the folders
 
 
 def inbox_place(doveconf: Doveconf, fields: Mapping[str, str] | None = None) -> Place:
@@ -135,7 +136,14 @@ def _place(doveconf: Doveconf, namespace: Block, fields: Mapping[str, str]) -> P
         return location_23(namespace.get("location") or location)
     values = {
         key: fields.get(key) or namespace.get(key) or doveconf.get(key)
-        for key in ("mail_driver", "mail_path", "mail_inbox_path", "mailbox_list_layout")
+        for key in (
+            "mail_driver",
+            "mail_path",
+            "mail_inbox_path",
+            "mailbox_list_layout",
+            "mail_index_path",
+            "mail_cache_path",
+        )
     }
     utf8 = namespace.get("mailbox_list_utf8") or doveconf.get("mailbox_list_utf8")
     return Place(
@@ -144,6 +152,7 @@ def _place(doveconf: Doveconf, namespace: Block, fields: Mapping[str, str]) -> P
         values["mail_inbox_path"],
         values["mailbox_list_layout"] or "maildir++",
         utf8 in YES,
+        _elsewhere(values["mail_index_path"], values["mail_cache_path"]),
     )
 
 
@@ -154,7 +163,12 @@ def location_23(location: str) -> Place:
     values = dict(option.partition("=")[::2] for option in options)
     layout = values.get("LAYOUT", "maildir++").lower()
     inbox = values.get("INBOX") or (path if layout in ("maildir++", "fs") else "")
-    return Place(driver, path, inbox, layout, "UTF-8" in values)
+    indexes = _elsewhere(values.get("INDEX"), values.get("INDEXCACHE"))
+    return Place(driver, path, inbox, layout, "UTF-8" in values, indexes)
+
+
+def _elsewhere(*paths: str | None) -> tuple[str, ...]:
+    return tuple(path for path in paths if path and path.upper() != "MEMORY")
 
 
 def expand(template: str, name: str, home: str) -> str | None:

@@ -76,6 +76,7 @@ def test_a_dovecot_that_says_nothing_is_refused() -> None:
 LOCATION = "mail_location = maildir:~/Maildir"
 BY_DOVECOT = "mail: {delivered_by: dovecot}"
 INBOX = 'mail: {inbox: "{home}/in"}'
+INDEX = 'mail: {index: ["/x/{user}"]}'
 PREFETCH = "  driver = prefetch\n  result_success = continue-ok\n"
 ENDS = "  driver = passwd-file\n  result_failure = return-fail\n}\nprotocol"
 NO_CACHE = "unlock: {cache: none}"
@@ -174,8 +175,17 @@ TEAM = "namespace team {\n  prefix = team/\n  type = public\n}\nnamespace inbox 
         (NEW, [("mail_crypt = yes", "mail_crypt = yes\n  fts = yes")], "", ["full-text-search"]),
         (OLD, [], "unlock: {cache_root: /var/cache}", ["not-in-ram"]),
         (NEW, [], "unlock: {temp_dir: /tmp, cache_root: /x, cache: none}", ["not-in-ram"]),
-        (OLD, [(LOCATION, f"{LOCATION}:INDEX=/x")], "", ["script-location"]),
-        (OLD, [(LOCATION, f"{LOCATION}:INDEX=/x")], NO_CACHE, []),
+        (OLD, [(LOCATION, f"{LOCATION}:INDEX=/x/%u")], INDEX, ["script-location"]),
+        (OLD, [(LOCATION, f"{LOCATION}:INDEX=/x/%u")], f"{NO_CACHE}\n{INDEX}", []),
+        (OLD, [(LOCATION, f"{LOCATION}:INDEX=/x/%u")], NO_CACHE, ["index-elsewhere"]),
+        (OLD, [(LOCATION, f"{LOCATION}:INDEX=MEMORY")], NO_CACHE, []),
+        (NEW, [("mail_driver", "mail_index_path = ~/i\nmail_driver")], "", ["index-elsewhere"]),
+        (
+            NEW,
+            [("mail_driver", "mail_cache_path = /c/%{user}\nmail_driver")],
+            INDEX,
+            ["index-elsewhere"],
+        ),
         (OLD, [("  location = ", "  location = maildir:~/Maildir")], "", ["namespace-location"]),
     ],
 )

@@ -71,7 +71,7 @@ def test_plugins_are_those_of_the_protocol(text: str, imap: set[str], lmtp: set[
         ("", Place("", "", "")),
         ("maildir:~/Maildir", Place("maildir", "~/Maildir", "~/Maildir")),
         ("maildir:~/m:LAYOUT=fs:UTF-8", Place("maildir", "~/m", "~/m", "fs", utf8=True)),
-        ("maildir:~/m:INBOX=~/in:INDEX=/x", Place("maildir", "~/m", "~/in")),
+        ("maildir:~/m:INBOX=~/in:INDEX=/x", Place("maildir", "~/m", "~/in", indexes=("/x",))),
         ("maildir:~/m:LAYOUT=index", Place("maildir", "~/m", "", "index")),
         ("mbox:~/mail:INBOX=/var/mail/%u", Place("mbox", "~/mail", "/var/mail/%u")),
     ],

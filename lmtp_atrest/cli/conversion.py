@@ -160,7 +160,9 @@ class _Task:
 def _place_of(config: Config, shown: Any) -> Place:
     """Where the mail of an account lies, by what `account-show` says of it."""
     since = int(shown["vault_key_since"])
-    return Place.of(config, shown["account"], shown["home"], shown["maildir"], since)
+    return Place.of(
+        config, shown["account"], shown["home"], shown["maildir"], since, shown["names"]
+    )
 
 
 def _convert_socket(config: Config) -> tuple[Path, Role]:

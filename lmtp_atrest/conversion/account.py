@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lmtp_atrest.conversion.forms import Job
 from lmtp_atrest.conversion.run import Counts, Run
 from lmtp_atrest.conversion.state import States
 from lmtp_atrest.maildir import Layout, Maildir
+from lmtp_atrest.maildir.caches import forget_caches
 
 # Mail that a client moves from folder to folder can escape one pass after the other.
 PASSES = 5
@@ -29,19 +30,35 @@ class Place:
     inbox: Path
     layout: Layout
     since: int = 0
+    indexes: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, config: Config, account_id: str, home: str, maildir: str, since: int) -> "Place":
+    def of(
+        cls,
+        config: Config,
+        account_id: str,
+        home: str,
+        maildir: str,
+        since: int,
+        names: Sequence[str] = (),
+    ) -> "Place":
         """By the configuration and what the account's record says."""
         inbox = config.mail.inbox_of(home, maildir)
         layout = Layout.of(config.lmtp)
-        return cls(account_id, config.mail.root, Path(maildir), Path(inbox), layout, since)
+        indexes = config.mail.indexes_of(home, maildir, names)
+        return cls(
+            account_id, config.mail.root, Path(maildir), Path(inbox), layout, since, indexes
+        )
 
     def open(self) -> Maildir:
         """The Maildir; NotFound where there is none yet."""
         return Maildir.open(
             self.root, self.maildir, create=False, inbox=self.inbox, layout=self.layout
         )
+
+    def forget_caches(self, folder: str) -> None:
+        """Remove Dovecot's index cache of a folder where that is kept elsewhere."""
+        forget_caches(self.indexes, folder, self.layout)
 
 
 def convert(
@@ -75,6 +92,7 @@ def convert(
                 stopping=stop,
                 messages_per_second=messages_per_second,
                 exchange=exchange,
+                forget_caches=place.forget_caches,
             )()
             book.add(counts)
             if stop.is_set():

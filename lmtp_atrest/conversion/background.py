@@ -79,7 +79,9 @@ class Background:
 
     def _work(self, record: AccountRecord) -> None:
         since = record.vault_key_since
-        place = Place.of(self._config, record.account_id, record.home, record.maildir, since)
+        place = Place.of(
+            self._config, record.account_id, record.home, record.maildir, since, record.names
+        )
         key = PublicKey.from_der(record.public_key)
         job = Job(Direction.ENCRYPT, key, None, self._config.atrest.pbkdf2_rounds)
         try:

@@ -11,6 +11,7 @@ from lmtp_atrest.conversion.forms import Job
 from lmtp_atrest.crypto.dcrypt import HEADER_LIMIT
 from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.maildir import Maildir
+from lmtp_atrest.maildir.caches import CACHE_NAME
 from lmtp_atrest.maildir.exchange import (
     Exchange,
     Subdirectories,
@@ -31,7 +32,6 @@ THREADS = 4
 # How long to wait for Dovecot where its list of UIDs has to be locked: longer than it keeps a lock
 # that somebody forgot.
 LOCK_PATIENCE = 130.0
-CACHE_NAME = "dovecot.index.cache"
 
 log = logger("conversion")
 
@@ -80,6 +80,7 @@ class Run:
         stopping: threading.Event | None = None,
         messages_per_second: float = 0,
         exchange: bool = True,
+        forget_caches: Callable[[str], None] = lambda _folder: None,
     ) -> None:
         self._maildir = maildir
         self._job = job
@@ -87,6 +88,7 @@ class Run:
         self._stopping = stopping or threading.Event()
         self._rate = messages_per_second
         self._exchange = exchange
+        self._forget_caches = forget_caches
         self.counts = Counts()
 
     def __call__(self) -> Counts:
@@ -113,6 +115,7 @@ class Run:
         if self.counts.done > before:
             # It holds headers and previews of messages in clear, and is made anew where allowed.
             where.forget(CACHE_NAME)
+            self._forget_caches(where.folder)
 
     def _batch(self, exchanges: Sequence[Exchange], pool: ThreadPoolExecutor) -> None:
         try:

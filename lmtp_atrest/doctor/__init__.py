@@ -16,6 +16,7 @@ CHECKS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "mailbox format": storage.mailbox_format,
     "place of INBOX": storage.inbox,
     "folders": storage.folders,
+    "indexes": storage.indexes,
     "attachments": storage.attachments,
     "copies for several recipients": storage.hard_links,
     "shared folders": storage.namespaces,

@@ -149,6 +149,34 @@ def folders(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def indexes(facts: Facts) -> Iterator[Finding]:
+    """Index caches where conversion would not look for them."""
+    doveconf = facts.doveconf
+    if doveconf is None:
+        return
+    for user in facts.users or (ANYBODY,):
+        place, maildir = _place_of(doveconf, user), _maildir(facts, user)
+        known = facts.config.mail.indexes_of(user.home, maildir, (user.name,))
+        who = "new accounts" if user is ANYBODY else user.name
+        for template in place.indexes if place.driver == "maildir" else ():
+            seen = _filled_in(doveconf, user, template)
+            if seen is None:
+                yield warning(
+                    "index-unknown",
+                    f"cannot tell which directory {template} is for {who}",
+                    "have mail.index name where Dovecot keeps indexes",
+                )
+            elif not _below(seen, facts.config.unlock.cache_root) and not any(
+                _same(seen, str(path)) for path in (*known, maildir)
+            ):
+                yield refusal(
+                    "index-elsewhere",
+                    f"for {who} Dovecot keeps indexes in {seen}: once mail is encrypted, what the "
+                    "caches there hold of it in clear would stay",
+                    'set mail.index, as mail: {index: ["{home}/index"]}',
+                )
+
+
 def namespaces(facts: Facts) -> Iterator[Finding]:
     """Folders that users share, where one encrypted user's mail is unreadable to the others."""
     blocks = facts.doveconf.root.of("namespace") if facts.doveconf else []
