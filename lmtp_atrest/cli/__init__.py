@@ -28,6 +28,7 @@ COMMANDS = {
     "session": "session",
     "mail": "mail",
     "conversion": "conversion",
+    "backup": "backup",
     "message": "message",
     "keystore": "service",
     "site-key": "service",

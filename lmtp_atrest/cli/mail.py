@@ -7,7 +7,7 @@ process. What is printed was verified to its last byte first.
 import mailbox as stdlib_mailbox
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from email import policy
 from email.headerregistry import DateHeader
 from email.message import EmailMessage
@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from lmtp_atrest.cli import mailcheck
 from lmtp_atrest.cli.terminal import (
     config_option,
     json_option,
@@ -27,7 +28,6 @@ from lmtp_atrest.cli.terminal import (
     read_secret,
 )
 from lmtp_atrest.config import Config
-from lmtp_atrest.conversion import verify
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.dcrypt_header import is_sealed
 from lmtp_atrest.errors import AtRestError, Damaged, NotFound, UsageError, WrongState
@@ -189,36 +189,8 @@ def export(
         raise Damaged("\n".join([f"{len(faults)} messages did not open", *faults]))
 
 
-@mail.command("verify")
-@config_option
-@click.argument("address")
-@click.option("--headers-only", is_flag=True, help="Without a password: headers, sizes, key ids.")
-@password_option
-@json_option
-def verify_(
-    config: Config, address: str, headers_only: bool, password_fd: int | None, as_json: bool
-) -> None:
-    """Prove that every message opens: its tag, the sizes in its name, its key. 8 where not."""
-    with _connected(config) as client:
-        if headers_only:
-            shown = client.ask(AccountShow(address))
-            inbox = config.mail.inbox_of(shown["home"], shown["maildir"])
-            mailbox = Mailbox(address, Path(shown["maildir"]), Path(inbox), "")
-            note("headers, sizes and key ids only: nothing was opened")
-        else:
-            mailbox = _opened(config, client, address, password_fd)
-        unwrap = SocketUnwrap(client, mailbox.token) if mailbox.token else None
-        with _maildir(config, mailbox) as maildir:
-            report = verify(maildir, unwrap)
-    if as_json:
-        print_json({**asdict(report), "well": report.well})
-    else:
-        click.echo(f"{report.sealed} encrypted, {report.plain} plain, {len(report.faults)} faulty")
-        for key_id, count in report.missing.items():
-            click.echo(f"key {key_id} is missing: {count} messages need it")
-    if not report.well:
-        lines = [f"{f.folder}/{f.name}: {f.reason}" for f in report.faults]
-        raise Damaged("\n".join(lines))
+for _command in (mailcheck.verify_, mailcheck.repair, mailcheck.quarantine):
+    mail.add_command(_command)
 
 
 def _maildir(config: Config, mailbox: Mailbox) -> Maildir:

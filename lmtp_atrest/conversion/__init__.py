@@ -9,7 +9,7 @@ from lmtp_atrest.conversion.account import Place, convert
 from lmtp_atrest.conversion.forms import Direction, Job
 from lmtp_atrest.conversion.run import Counts, Failure, Progress, Run
 from lmtp_atrest.conversion.state import RunState, States
-from lmtp_atrest.conversion.verify import Fault, Report, verify
+from lmtp_atrest.conversion.verify import Fault, Kind, Report, verify
 
 __all__ = [
     "Counts",
@@ -17,6 +17,7 @@ __all__ = [
     "Failure",
     "Fault",
     "Job",
+    "Kind",
     "Place",
     "Progress",
     "Report",

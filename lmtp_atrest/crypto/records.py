@@ -30,6 +30,7 @@ from lmtp_atrest.secret import Secret
 
 ACCOUNT_TITLE = "lmtp-atrest account record 1"
 ADMIN_TITLE = "lmtp-atrest admin record 1"
+MANIFEST_TITLE = "lmtp-atrest backup manifest seal 1"
 PUBLIC_TITLE = "lmtp-atrest site public keys 1"
 SECRET_TITLE = "lmtp-atrest site secret keys 1"  # noqa: S105 - a title
 
@@ -213,7 +214,31 @@ class AdminRecord:
         return cls(**values)
 
 
-R = TypeVar("R", AccountRecord, AdminRecord)
+@dataclass(frozen=True, slots=True)
+class ManifestSeal:
+    """What ends a backup manifest: the SHA-256 of its lines before, and how many there are."""
+
+    site_id: str
+    created: int
+    lines: int
+    digest: bytes
+
+    def body(self) -> dict[str, Any]:
+        """The fields as the document holds them."""
+        return {
+            "site_id": self.site_id,
+            "created": self.created,
+            "lines": self.lines,
+            "digest": self.digest.hex(),
+        }
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
+        """The inverse of `body`; ValueError, KeyError or TypeError where it does not fit."""
+        return cls(**{**body, "digest": bytes.fromhex(body["digest"])})
+
+
+R = TypeVar("R", AccountRecord, AdminRecord, ManifestSeal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +253,8 @@ class BadDocument(Alarm):
     """A document is damaged, forged, or signed by a key that this site does not know."""
 
 
-def _canonical(body: Mapping[str, Any]) -> str:
+def canonical(body: Mapping[str, Any]) -> str:
+    """JSON in the one form that is signed: sorted keys, no blanks, ASCII."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -289,6 +315,10 @@ class SitePublic:
     def verify_admin(self, document: bytes) -> AdminRecord:
         """The admin record that this document proves; BadDocument if it proves none."""
         return self._verified(document, ADMIN_TITLE, AdminRecord.from_body)
+
+    def verify_manifest(self, document: bytes) -> ManifestSeal:
+        """The seal of a backup manifest; BadDocument if this is none of this site."""
+        return self._verified(document, MANIFEST_TITLE, ManifestSeal.from_body)
 
     def _verified(
         self, document: bytes, title: str, from_body: Callable[[Mapping[str, Any]], R]
@@ -355,8 +385,12 @@ class SiteKey:
         """The admin record's document."""
         return self._document(ADMIN_TITLE, record.body())
 
+    def sign_manifest(self, seal: ManifestSeal) -> bytes:
+        """The seal's document."""
+        return self._document(MANIFEST_TITLE, seal.body())
+
     def _document(self, title: str, body: Mapping[str, Any]) -> bytes:
-        signed = f"{title}\n{_canonical(body)}\n".encode("ascii")
+        signed = f"{title}\n{canonical(body)}\n".encode("ascii")
         key = self._keys[-1]
         signature = base64.b64encode(key.sign(signed).signature).decode()
         signer = _key_id(bytes(key.verify_key))

@@ -52,9 +52,9 @@ class Records:
             row = connection.execute(_BY_ID, {"account_id": account_id}).first()
         return self._verified(row.account_id, row.epoch, row.document) if row else None
 
-    def all(self) -> Iterator[SignedRecord]:
-        """All records, removed ones too, by account id; read in pages of 500."""
-        last = ""
+    def all(self, after: str = "") -> Iterator[SignedRecord]:
+        """All records after this account id, removed ones too, by id; read in pages of 500."""
+        last = after
         while True:
             page = (
                 select(accounts)

@@ -24,7 +24,9 @@ EXISTING_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # synced it yet; one more sync (0.2 ms) makes our own 250 true without a lock between processes.
 # If the neighbour's sync takes longer than this, so do ours on the same disk.
 RECENT_SECONDS = 10
-RENAME_EXCHANGE = 2  # linux/fs.h
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
+# What a file system says that has no such rename.
+NO_SUCH_RENAME = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -99,10 +101,22 @@ class Filesystem:
 
     def exchange(self, one: str, one_fd: int, other: str, other_fd: int) -> None:
         """Let two names change places in one step (renameat2(2)); both must be there."""
-        names = os.fsencode(one), os.fsencode(other)
-        if LIBC.renameat2(one_fd, names[0], other_fd, names[1], RENAME_EXCHANGE) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), one, None, other)
+        _renameat2(one, one_fd, other, other_fd, RENAME_EXCHANGE)
+
+    def rename_new(self, source: str, source_fd: int, target: str, target_fd: int) -> None:
+        """As `rename`, but never over something; raises FileExistsError, FileNotFoundError."""
+        try:
+            _renameat2(source, source_fd, target, target_fd, RENAME_NOREPLACE)
+        except OSError as error:
+            if error.errno not in NO_SUCH_RENAME:
+                raise
+            os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+            try:
+                os.unlink(source, dir_fd=source_fd)
+            except FileNotFoundError:
+                # Renamed or removed meanwhile: what we made would be one message more.
+                os.unlink(target, dir_fd=target_fd)
+                raise
 
     def unlink(self, name: str, dir_fd: int) -> None:
         """Remove a file."""
@@ -115,6 +129,12 @@ class Filesystem:
     def close(self, fd: int) -> None:
         """Give a descriptor back; on network file systems this may report a lost write."""
         os.close(fd)
+
+
+def _renameat2(one: str, one_fd: int, other: str, other_fd: int, flags: int) -> None:
+    if LIBC.renameat2(one_fd, os.fsencode(one), other_fd, os.fsencode(other), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), one, None, other)
 
 
 class OpenDirectory:

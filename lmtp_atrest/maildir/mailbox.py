@@ -37,9 +37,13 @@ SWEEP_ANY_SECONDS = 36 * 3600
 
 @dataclass(frozen=True, slots=True)
 class MessageFile:
-    """A message in a folder. `open` works until the walk goes on to the next folder."""
+    """A message in a folder. `open` works until the walk goes on to the next folder.
+
+    `place` is the path of the folder, whose name for people is `folder`.
+    """
 
     folder: str
+    place: str
     subdirectory: str
     name: str
     _directory: OpenDirectory
@@ -218,13 +222,13 @@ class Maildir:
         new/ is listed before cur/ and a message found in both is given once, as in cur/: a client
         that reads while we walk hides no message from us.
         """
-        for shown, folder in self._open_folders():
+        for shown, place, folder in self._open_folders():
             with folder:
-                yield from self._messages(folder, shown)
+                yield from self._messages(folder, shown, place)
 
     def subdirectories(self) -> Iterator[Subdirectories]:
         """Every folder for whoever changes messages in place; the caller closes each."""
-        for shown, folder in self._open_folders():
+        for shown, _, folder in self._open_folders():
             try:
                 with storage_errors(self._place):
                     inner = folder.children(("tmp", "new", "cur"), create=False)
@@ -233,29 +237,42 @@ class Maildir:
                 raise
             yield Subdirectories(shown, folder, *inner)
 
-    def _messages(self, folder: OpenDirectory, shown: str) -> Iterator[MessageFile]:
+    def make_folder(self, name: str) -> Subdirectories:
+        """A folder on the first level, made durably where there is none; the caller closes it."""
+        ((directory,), *_) = self._layout.candidates(name)
+        with storage_errors(f"{self._place}: {name}"):
+            folder = self._directory.child(directory, create=True)
+            try:
+                inner = folder.children(("tmp", "new", "cur"), create=True)
+            except BaseException:
+                folder.close()
+                raise
+        return Subdirectories(name, folder, *inner)
+
+    def _messages(self, folder: OpenDirectory, shown: str, place: str) -> Iterator[MessageFile]:
         with folder.child("new") as new, folder.child("cur") as cur:
             found: dict[str, MessageFile] = {}
             for directory, subdirectory in ((new, "new"), (cur, "cur")):
                 for name in directory.names():
                     if not name.startswith("."):
-                        file = MessageFile(shown, subdirectory, name, directory)
+                        file = MessageFile(shown, place, subdirectory, name, directory)
                         found[base_of(name)] = file
             yield from (found[base] for base in sorted(found))
 
-    def _open_folders(self) -> Iterator[tuple[str, OpenDirectory]]:
-        """Every folder with its name for people, INBOX first; the caller closes it.
+    def _open_folders(self) -> Iterator[tuple[str, str, OpenDirectory]]:
+        """Every folder with its name for people and its path, INBOX first; the caller closes it.
 
         Where INBOX lies elsewhere, what lies in the Maildir itself is no folder of Dovecot's. It
         counts as INBOX here: somebody delivered it while the settings said something else.
         """
-        stray = () if self._inbox is self._directory else ((self._directory, ()),)
-        below = ((self._directory, directories) for directories in self._folders(()))
-        for start, directories in itertools.chain(((self._inbox, ()),), stray, below):
+        inbox, itself = (self._inbox, self._inbox_path), (self._directory, self._path)
+        stray = () if self._inbox is self._directory else ((*itself, ()),)
+        below = ((*itself, directories) for directories in self._folders(()))
+        for start, path, directories in itertools.chain(((*inbox, ()),), stray, below):
             with storage_errors(self._place):
                 folder = _folder(start, directories)
             if folder is not None:
-                yield self._layout.name_of(directories), folder
+                yield self._layout.name_of(directories), str(path.joinpath(*directories)), folder
 
     def _folders(self, outer: Directories) -> Iterator[Directories]:
         """Directories that may be folders; `_folder` says which are."""
@@ -283,7 +300,7 @@ class Maildir:
         do not work, after 36 hours.
         """
         count = 0
-        for _, folder in self._open_folders():
+        for *_, folder in self._open_folders():
             with storage_errors(self._place), folder, folder.child("tmp") as tmp:
                 own = [name for name in tmp.names() if is_own_name(name, host)]
                 count += sum(_sweep(tmp, name) for name in own)

@@ -8,6 +8,8 @@ import asyncio
 import base64
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -193,8 +195,9 @@ class SocketUnwrap:
         self._token = token
 
     def __call__(self, header: Header) -> MessageKey:
-        """The key of the message with this header; WrongKey, Damaged, NotFound once it ended."""
-        reply = self._client.ask(Unwrap(self._token, header.raw))
+        """The key of the message with this header; WrongKey, Damaged, TemporaryFailure."""
+        with _no_end():
+            reply = self._client.ask(Unwrap(self._token, header.raw))
         return MessageKey(Secret(base64.b64decode(str(reply["key"]))))
 
 
@@ -213,13 +216,24 @@ class GrantUnwrap:
             client.close()
 
     def __call__(self, header: Header) -> MessageKey:
-        """The key of the message with this header; WrongKey, Damaged, NotFound once it ended."""
+        """The key of the message with this header; WrongKey, Damaged, TemporaryFailure."""
         client: SyncClient | None = getattr(self._local, "client", None)
         if client is None:
             client = self._local.client = SyncClient(self._path, self._role)
             self._clients.append(client)
-        reply = client.ask(ConvertUnwrap(self._grant, header.raw))
+        with _no_end():
+            reply = client.ask(ConvertUnwrap(self._grant, header.raw))
         return MessageKey(Secret(base64.b64decode(str(reply["key"]))))
+
+
+@contextmanager
+def _no_end() -> Iterator[None]:
+    """Whoever walks over mail takes NotFound for a message that moved, and would go on."""
+    try:
+        yield
+    except NotFound as error:
+        message = f"the mail is closed again ({error}): call again"
+        raise TemporaryFailure(message) from error
 
 
 def _check_first(line: bytes, role: Role) -> None:

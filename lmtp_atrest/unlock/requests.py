@@ -326,6 +326,22 @@ class ConvertDone:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupRows:
+    """The digests of the rows of one account, or of a page of accounts after this id."""
+
+    name: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSeal:
+    """The site's signature under a backup manifest; `lines` is a decimal number."""
+
+    lines: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditList:
     """What was done by admin recovery."""
 
@@ -424,6 +440,8 @@ AdminRequest: TypeAlias = (
     | AdminLeave
     | AdminExport
     | AuditList
+    | BackupRows
+    | BackupSeal
     | AccountList
     | AccountShow
     | AccountRename
@@ -475,6 +493,8 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "admin-leave": (AdminLeave, _A),
     "admin-export": (AdminExport, _A),
     "audit-list": (AuditList, _A),
+    "backup-rows": (BackupRows, _A),
+    "backup-seal": (BackupSeal, _A),
     "convert-grant": (ConvertGrant, _A),
     "convert-unwrap": (ConvertUnwrap, _C),
     "convert-done": (ConvertDone, _C),

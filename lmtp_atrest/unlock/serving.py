@@ -17,6 +17,7 @@ from lmtp_atrest.secret import Secret
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import BARRIER_SECONDS, Administration
 from lmtp_atrest.unlock.adminrecovery import AdminOperations
+from lmtp_atrest.unlock.backup import Backup
 from lmtp_atrest.unlock.converting import Converting
 from lmtp_atrest.unlock.enrolment import Enrolment
 from lmtp_atrest.unlock.evict import Evictor
@@ -138,6 +139,7 @@ def build(
     converting = Converting(service, administration, admin, generations)
     for part in (
         converting,
+        Backup(service, administration),
         Logins(service, directory, enrolment),
         administration,
         KeyLife(config, service, administration, admin, generations, slots),

@@ -1,0 +1,174 @@
+"""Names with wrong sizes made right, and files that do not open set aside; never by itself.
+
+Dovecot trusts `S=` and `W=` in a name, and knows a message by its name. Measured on 2.3 and 2.4,
+with a session open: after a mere rename the message is expunged and comes again with a new UID (so
+Dovecot does itself, where it drops a `W=` that is too large). Where the name in `dovecot-uidlist`
+changes too, under that file's lock as Dovecot takes it, the UID stays, no session notices, and the
+right size is shown. So that is what happens here, where the list lies in the folder.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from lmtp_atrest.maildir.exchange import NEW_COPY, TRIES, Subdirectories, Vanished
+from lmtp_atrest.maildir.filesystem import OpenDirectory, StorageFailure, storage_errors
+from lmtp_atrest.maildir.names import base_of, flags_of, unique_name, with_sizes
+
+QUARANTINE = "Quarantine"
+UIDLIST, UIDLIST_LOCK = "dovecot-uidlist", "dovecot-uidlist.lock"
+LOCK_SECONDS = 30.0
+LOOK_SECONDS = 0.05
+SIZES = re.compile(r",[SW]=[0-9]+(?=,|$)")
+
+
+def with_right_sizes(base: str, size: int, crlf_size: int) -> str:
+    """The base name with these sizes; all else in it stays."""
+    return with_sizes(SIZES.sub("", base), size, crlf_size)
+
+
+def correct_sizes(where: Subdirectories, wanted: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """Give messages of a folder other base names; those that were renamed, old to new.
+
+    `wanted` has the new base name by subdirectory and name. A message that vanished is left out.
+    Cut short at any point, a message is under its old or its new name, whole. Raises
+    StorageFailure, also where the list of UIDs stays locked.
+    """
+    renamed: dict[str, str] = {}
+    with _uidlist(where) as uidlist:
+        try:
+            for (subdirectory, name), base in wanted.items():
+                with suppress(Vanished):
+                    _rename(where, subdirectory, name, base)
+                    renamed[base_of(name)] = base
+        finally:
+            if uidlist is not None:
+                uidlist.rename(renamed)
+    with storage_errors(where.folder):
+        where.new.sync()
+        where.cur.sync()
+    return renamed
+
+
+def set_aside(where: Subdirectories, subdirectory: str, name: str, to: Subdirectories) -> str:
+    """Move a message to another folder's cur/, durably; its name there. Vanished, StorageFailure.
+
+    It is in one of the two at any time, and takes nobody's place.
+    """
+    with storage_errors(f"{where.folder}: {name}"):
+        for directory, found in _tries(where, subdirectory, name):
+            for target in (found, f"{unique_name()}:2,{flags_of(found)}"):
+                try:
+                    directory.fs.rename_new(found, directory.fd, target, to.cur.fd)
+                except FileExistsError:
+                    continue
+                except FileNotFoundError:
+                    break
+                to.cur.sync()
+                directory.sync()
+                return target
+    raise _vanished(name)
+
+
+def _rename(where: Subdirectories, subdirectory: str, name: str, base: str) -> None:
+    with storage_errors(f"{where.folder}: {name}"):
+        for directory, found in _tries(where, subdirectory, name):
+            info = found[len(base_of(found)) :]
+            with suppress(FileNotFoundError):  # flagged in this moment
+                directory.fs.rename_new(found, directory.fd, base + info, directory.fd)
+                return
+    raise _vanished(name)
+
+
+def _tries(
+    where: Subdirectories, subdirectory: str, name: str
+) -> Iterator[tuple[OpenDirectory, str]]:
+    """Where the message is: as it was seen, then as often as it moves under our hands."""
+    yield where.holding(subdirectory), name
+    for _ in range(TRIES):
+        found = where.find(base_of(name))
+        if found is None:
+            raise _vanished(name)
+        yield found
+
+
+class _UidList:
+    """Dovecot's list of UIDs and names of a folder, while we hold its lock."""
+
+    def __init__(self, directory: OpenDirectory, content: bytes, lock: BinaryIO) -> None:
+        self._directory = directory
+        self._content = content
+        self._lock = lock
+        self.replaced = False
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Put the list with these base names in place of the old one."""
+        raw = {os.fsencode(old): os.fsencode(new) for old, new in names.items()}
+        lines = [_renamed(line, raw) for line in self._content.split(b"\n")]
+        content = b"\n".join(lines)
+        if content == self._content:
+            return
+        with storage_errors(UIDLIST):
+            before = os.stat(UIDLIST, dir_fd=self._directory.fd, follow_symlinks=False)
+            os.fchmod(self._lock.fileno(), before.st_mode & 0o7777)
+            made = os.fstat(self._lock.fileno())
+            if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+                os.fchown(self._lock.fileno(), before.st_uid, before.st_gid)
+            self._lock.write(content)
+            self._lock.flush()
+            self._directory.fs.fsync(self._lock.fileno())
+            directory = self._directory
+            directory.fs.rename(UIDLIST_LOCK, directory.fd, UIDLIST, directory.fd)
+            self.replaced = True
+            directory.sync()
+
+
+def _renamed(line: bytes, names: Mapping[bytes, bytes]) -> bytes:
+    # "UID [extensions] :base name", after a first line that is about the whole list.
+    head, mark, name = line.partition(b" :")
+    base, colon, rest = name.partition(b":")
+    return head + mark + names[base] + colon + rest if mark and base in names else line
+
+
+@contextmanager
+def _uidlist(where: Subdirectories) -> Iterator[_UidList | None]:
+    """The list under its lock; None where Dovecot keeps none in this folder."""
+    directory = where.directory
+    if UIDLIST not in directory.names():
+        yield None
+        return
+    with storage_errors(f"{where.folder}/{UIDLIST_LOCK}"):
+        lock = _locked(directory)
+    uidlist = None
+    try:
+        with storage_errors(f"{where.folder}/{UIDLIST}"), directory.open_regular(UIDLIST) as file:
+            uidlist = _UidList(directory, file.read(), lock)
+        yield uidlist
+    finally:
+        lock.close()
+        if uidlist is None or not uidlist.replaced:
+            with suppress(OSError):
+                directory.fs.unlink(UIDLIST_LOCK, directory.fd)
+
+
+def _locked(directory: OpenDirectory) -> BinaryIO:
+    """Dovecot's own way: who makes this file holds the lock, and its rename over the list ends it.
+
+    One that was left behind is Dovecot's to break: it does so after two minutes.
+    """
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return os.fdopen(directory.fs.open(UIDLIST_LOCK, NEW_COPY, directory.fd), "wb")
+        except FileExistsError as error:
+            if time.monotonic() > until:
+                message = "Dovecot's list of UIDs stays locked: try again in some minutes"
+                raise StorageFailure(message) from error
+            time.sleep(LOOK_SECONDS)
+
+
+def _vanished(name: str) -> Vanished:
+    return Vanished(f"{name}: moved or removed meanwhile")
