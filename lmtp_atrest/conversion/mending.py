@@ -56,8 +56,7 @@ def _folders(
 
 def _still(where: Subdirectories, fault: Fault, unwrap: Unwrap) -> bool:
     """Whether it is as before: whoever wrote it may have ended since, or a conversion come by."""
-    directory = where.holding(fault.subdirectory)
-    file = MessageFile(where.folder, "", fault.subdirectory, fault.name, directory)
+    file = MessageFile(where.folder, "", fault.subdirectory, fault.name, where.new, where.cur)
     report = Report()
     with suppress(NotFound):
         look(file, unwrap, report)

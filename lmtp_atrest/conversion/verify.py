@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -56,7 +55,7 @@ class Report:
     plain: int = 0
     quarantined: int = 0
     faults: list[Fault] = field(default_factory=list)
-    missing: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, int] = field(default_factory=dict)
 
     @property
     def well(self) -> bool:
@@ -76,7 +75,7 @@ def verify(
         try:
             look(file, unwrap, report, known_keys)
         except NotFound:
-            continue  # moved while we walk; under its new name it comes, or has come
+            continue  # moved to another folder, or removed
     return report
 
 
@@ -116,7 +115,7 @@ def look(
 def _add(report: Report, fault: Fault) -> None:
     closed = fault.kind in (Kind.DAMAGED, Kind.MISSING_KEY)
     if fault.key_id:
-        report.missing[fault.key_id] += 1
+        report.missing[fault.key_id] = report.missing.get(fault.key_id, 0) + 1
     if closed and fault.folder == QUARANTINE:
         report.quarantined += 1
     else:

@@ -73,6 +73,15 @@ class Subdirectories:
         ]
 
 
+def find(base: str, new: OpenDirectory, cur: OpenDirectory) -> "tuple[OpenDirectory, str] | None":
+    """Where the message with this base name is now; new/ first, as messages go to cur/."""
+    for directory in (new, cur):
+        for name in directory.names():
+            if base_of(name) == base:
+                return directory, name
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Exchange:
     """A message on its way to another form. Use: write, reread, prepare, swap, then `settle`.

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from lmtp_atrest.errors import NotFound
 from lmtp_atrest.maildir.deliver import NewMessage
-from lmtp_atrest.maildir.exchange import Subdirectories
+from lmtp_atrest.maildir.exchange import TRIES, Subdirectories, find
 from lmtp_atrest.maildir.filesystem import (
     DIRECTORY,
     NEW_FILE,
@@ -39,14 +39,16 @@ SWEEP_ANY_SECONDS = 36 * 3600
 class MessageFile:
     """A message in a folder. `open` works until the walk goes on to the next folder.
 
-    `place` is the path of the folder, whose name for people is `folder`.
+    `place` is the path of the folder, whose name for people is `folder`. `subdirectory` and `name`
+    are those under which it was listed.
     """
 
     folder: str
     place: str
     subdirectory: str
     name: str
-    _directory: OpenDirectory
+    _new: OpenDirectory
+    _cur: OpenDirectory
 
     @property
     def flags(self) -> str:
@@ -54,8 +56,21 @@ class MessageFile:
         return flags_of(self.name)
 
     def open(self) -> BinaryIO:
-        """Read it, following no link. Raises `NotFound` if it moved meanwhile, `UnsafePath`."""
-        return _open_for_reading(self._directory, self.name, f"{self.folder}: {self.name}")
+        """Read it, following no link, also under the name that a client's flags gave it since.
+
+        Raises `NotFound` if it is no longer in this folder, `UnsafePath`.
+        """
+        place = f"{self.folder}: {self.name}"
+        directory, name = self._new if self.subdirectory == "new" else self._cur, self.name
+        for _ in range(TRIES):
+            with storage_errors(place), suppress(FileNotFoundError):
+                return directory.open_regular(name)
+            found = find(base_of(self.name), self._new, self._cur)
+            if found is None:
+                break
+            directory, name = found
+        message = f"{place}: not there, or moved meanwhile"
+        raise NotFound(message)
 
 
 class Maildir:
@@ -255,7 +270,7 @@ class Maildir:
             for directory, subdirectory in ((new, "new"), (cur, "cur")):
                 for name in directory.names():
                     if not name.startswith("."):
-                        file = MessageFile(shown, place, subdirectory, name, directory)
+                        file = MessageFile(shown, place, subdirectory, name, new, cur)
                         found[base_of(name)] = file
             yield from (found[base] for base in sorted(found))
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from lmtp_atrest.maildir.exchange import NEW_COPY, TRIES, Subdirectories, Vanished
+from lmtp_atrest.maildir.exchange import NEW_COPY, TRIES, Subdirectories, Vanished, find
 from lmtp_atrest.maildir.filesystem import OpenDirectory, StorageFailure, storage_errors
 from lmtp_atrest.maildir.names import base_of, flags_of, unique_name, with_sizes
 
@@ -89,7 +89,7 @@ def _tries(
     """Where the message is: as it was seen, then as often as it moves under our hands."""
     yield where.holding(subdirectory), name
     for _ in range(TRIES):
-        found = where.find(base_of(name))
+        found = find(base_of(name), where.new, where.cur)
         if found is None:
             raise _vanished(name)
         yield found
@@ -112,11 +112,6 @@ class _UidList:
         if content == self._content:
             return
         with storage_errors(UIDLIST):
-            before = os.stat(UIDLIST, dir_fd=self._directory.fd, follow_symlinks=False)
-            os.fchmod(self._lock.fileno(), before.st_mode & 0o7777)
-            made = os.fstat(self._lock.fileno())
-            if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
-                os.fchown(self._lock.fileno(), before.st_uid, before.st_gid)
             self._lock.write(content)
             self._lock.flush()
             self._directory.fs.fsync(self._lock.fileno())
@@ -145,6 +140,7 @@ def _uidlist(where: Subdirectories) -> Iterator[_UidList | None]:
     uidlist = None
     try:
         with storage_errors(f"{where.folder}/{UIDLIST}"), directory.open_regular(UIDLIST) as file:
+            _as_the_list(lock, os.fstat(file.fileno()))
             uidlist = _UidList(directory, file.read(), lock)
         yield uidlist
     finally:
@@ -152,6 +148,14 @@ def _uidlist(where: Subdirectories) -> Iterator[_UidList | None]:
         if uidlist is None or not uidlist.replaced:
             with suppress(OSError):
                 directory.fs.unlink(UIDLIST_LOCK, directory.fd)
+
+
+def _as_the_list(lock: BinaryIO, before: os.stat_result) -> None:
+    """Mode and owner: it takes the list's place, and whoever waits for it watches it."""
+    os.fchmod(lock.fileno(), before.st_mode & 0o7777)
+    made = os.fstat(lock.fileno())
+    if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+        os.fchown(lock.fileno(), before.st_uid, before.st_gid)
 
 
 def _locked(directory: OpenDirectory) -> BinaryIO:
