@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ from lmtp_atrest.cli.terminal import (
 )
 from lmtp_atrest.config import Config
 from lmtp_atrest.conversion import Counts, Direction, Job, Place, States, convert
+from lmtp_atrest.crypto.dcrypt_header import HEADER_LIMIT
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.errors import Damaged, NotFound, UsageError, WrongState
+from lmtp_atrest.maildir import StorageFailure
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import GrantUnwrap, SyncClient
 from lmtp_atrest.unlock.requests import (
@@ -49,6 +53,8 @@ from lmtp_atrest.unlock.requests import (
 )
 
 PLAIN_LINE_SECONDS = 10.0
+# A run of fewer says little about the next: most of its time went to waiting.
+RATE_MESSAGES = 500
 
 
 @click.group()
@@ -76,7 +82,7 @@ def conversion() -> None:
     show_default=True,
     help="What opens the mail, where it must be opened.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many messages there are to look at.")
+@click.option("--dry-run", is_flag=True, help="Only count, and say how long it may take.")
 @password_option
 @json_option
 def run(
@@ -99,7 +105,7 @@ def run(
         raise UsageError(message)
     named = [address] if address else _encrypted(config)
     if dry_run:
-        _print_results([_counted(config, name) for name in named], as_json)
+        _print_results(_counted_all(config, named, Direction(direction)), as_json)
         return
     secret = None if direction == "encrypt" else read_secret(password_fd, f"The {by} of {address}")
     tasks = [_Task.of(config, name, Direction(direction), secret, by) for name in named]
@@ -151,8 +157,7 @@ class _Task:
             grant = str(reply["grant"])
             unwrap = GrantUnwrap(*_convert_socket(config), grant)  # connects when it is asked
         if direction is not Direction.DECRYPT:
-            found = ask(config, Lookup(name))
-            public_key = PublicKey.from_pem(base64.b64decode(found["public_key"]))
+            public_key = _public_key(config, name)
         job = Job(direction, public_key, unwrap, config.atrest.pbkdf2_rounds)
         return cls(shown["names"][0], place, job, grant, unwrap)
 
@@ -262,10 +267,82 @@ def _encrypted(config: Config) -> list[str]:
     return [a["names"][0] for a in accounts if a["state"] == "encrypted"]
 
 
-def _counted(config: Config, name: str) -> dict[str, Any]:
-    shown = ask(config, AccountShow(name)).fields
-    place = _place_of(config, shown)
-    return {"name": name, "state": shown["state"], "messages": _messages(place)}
+def _counted_text(result: dict[str, Any]) -> str:
+    text = f"{result['name']}: {result['to_change']} of {result['messages']} messages to change"
+    text += f", {result['bytes'] / (1 << 20):.1f} MiB"
+    if result["unreadable"]:
+        text += f", {result['unreadable']} that cannot be read"
+    if result["estimated_seconds"] is None:
+        return f"{text}; no run here yet to estimate the time by"
+    about = timedelta(seconds=result["estimated_seconds"])
+    return f"{text}; about {about} at the {result['messages_per_second']}/s of the last such run"
+
+
+def _counted_all(
+    config: Config, named: Sequence[str], direction: Direction
+) -> list[dict[str, Any]]:
+    """What runs would do; nothing is changed, and nothing opened."""
+    accounts = []
+    for name in named:
+        shown = ask(config, AccountShow(name)).fields
+        key = None
+        if direction in (Direction.REWRAP, Direction.RESEAL):
+            key = _public_key(config, name)
+        accounts.append((shown, Job(direction, key)))
+    users.become(config.lmtp.user)
+    rate = _last_rate(config, direction)
+    return [_counted(_place_of(config, shown), shown, job, rate) for shown, job in accounts]
+
+
+def _counted(place: Place, shown: Any, job: Job, rate: float | None) -> dict[str, Any]:
+    messages = to_change = size = unreadable = 0
+    with contextlib.suppress(NotFound), place.open() as maildir:
+        for file in maildir.walk():
+            messages += 1
+            try:
+                with file.open() as opened:
+                    if not job.is_done(opened.read(HEADER_LIMIT)):
+                        to_change += 1
+                        size += os.fstat(opened.fileno()).st_size
+            except NotFound:
+                messages -= 1  # moved to another folder, or removed
+            except (Damaged, StorageFailure):
+                unreadable += 1
+    return {
+        "name": shown["names"][0],
+        "state": shown["state"],
+        "messages": messages,
+        "to_change": to_change,
+        "bytes": size,
+        "unreadable": unreadable,
+        "messages_per_second": round(rate, 1) if rate else None,
+        "estimated_seconds": round(to_change / rate) if rate else None,
+    }
+
+
+def _last_rate(config: Config, direction: Direction) -> float | None:
+    """Messages a second of the newest run here that did as much as says something."""
+    states = States(config.conversion.state)
+    if not states.store.path.exists():
+        return None
+    try:
+        runs = [
+            run
+            for run in states.all()
+            if run.direction == direction
+            and run.done >= RATE_MESSAGES
+            and run.updated > run.started
+        ]
+    finally:
+        states.close()
+    newest = max(runs, key=lambda run: run.updated, default=None)
+    if newest is None:
+        return None
+    return 1000 * newest.done / (newest.updated - newest.started)
+
+
+def _public_key(config: Config, name: str) -> PublicKey:
+    return PublicKey.from_pem(base64.b64decode(ask(config, Lookup(name))["public_key"]))
 
 
 def _print_results(results: Sequence[dict[str, Any]], as_json: bool) -> None:
@@ -274,7 +351,7 @@ def _print_results(results: Sequence[dict[str, Any]], as_json: bool) -> None:
         return
     for result in results:
         if "messages" in result:
-            click.echo(f"{result['name']}: {result['messages']} messages to look at")
+            click.echo(_counted_text(result))
             continue
         end = "nothing is left to do" if result["clean"] else "not everything is done"
         click.echo(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmtp_atrest.conversion import States
+from lmtp_atrest.conversion import Counts, States
 from tests.cli.conftest import PASSWORD, RunningSite
 from tests.cli.test_key_life import ok, shown
 from tests.messages import eight_bit, multipart, short_text
@@ -39,7 +39,7 @@ def erin(running: RunningSite) -> Path:
     return maildir
 
 
-def convert(site: RunningSite, *options: str, **secrets: Any) -> dict[str, object]:
+def convert(site: RunningSite, *options: str, **secrets: Any) -> dict[str, Any]:
     result = site.run("conversion", "run", ERIN, "--json", *options, **secrets)
     (found,) = json.loads(ok(result))
     assert isinstance(found, dict)
@@ -51,10 +51,15 @@ def test_switched_on_and_off_again_mail_is_what_it_was(running: RunningSite, eri
     assert running.run("conversion", "run", ERIN).returncode == 10  # not encrypted yet
     ok(running.run("account", "enable", ERIN, secret=PASSWORD))
     assert sealed(erin) == {False}
-    assert convert(running, "--dry-run")["messages"] == len(before)
+    counted = convert(running, "--dry-run")
+    assert (counted["messages"], counted["to_change"]) == (len(before), len(before))
+    assert counted["bytes"] == sum(map(len, before.values()))
+    assert counted["estimated_seconds"] is None
     encrypted = convert(running)
     assert (encrypted["done"], encrypted["clean"]) == (len(before), True)
     assert sealed(erin) == {True}
+    assert convert(running, "--dry-run")["to_change"] == 0
+    assert convert(running, "--dry-run", "--to", "rewrap")["to_change"] == 0
     proved = json.loads(ok(running.run("mail", "verify", ERIN, "--json", secret=PASSWORD)))
     assert (proved["sealed"], proved["plain"], proved["well"]) == (len(before), 0, True)
     assert "encrypted, 0 plain" in ok(running.run("mail", "verify", ERIN, "--headers-only"))
@@ -84,6 +89,20 @@ def test_a_plain_account_is_encrypted_again_and_keeps_its_old_vault(
     ok(running.run("account", "join", ERIN, secret=PASSWORD, new_password=NEW))
     assert shown(running, ERIN)["closed_vaults"] == 0
     assert json.loads(ok(running.run("mail", "verify", ERIN, "--json", secret=NEW)))["well"]
+
+
+def test_the_time_of_a_run_is_estimated_by_the_last_one(running: RunningSite, erin: Path) -> None:
+    account = str(shown(running, ERIN)["account"])
+    states = States(f"sqlite:///{running.root}/store/conversion.db")
+    states.begin(account, "decrypt", 1_000)
+    states.note(account, Counts(done=600), 4_000, "done")
+    states.close()
+    counted = convert(running, "--dry-run", "--to", "decrypt")
+    assert counted["messages_per_second"] == 200.0
+    assert counted["estimated_seconds"] == round(counted["to_change"] / 200)
+    said = ok(running.run("conversion", "run", ERIN, "--dry-run", "--to", "decrypt"))
+    assert "15 of 15 messages to change" in said
+    assert "at the 200.0/s of the last such run" in said
 
 
 def test_only_one_run_works_on_an_account_and_pauses_when_told(

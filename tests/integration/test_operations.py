@@ -33,6 +33,7 @@ INSTALLED, ACCOUNTS = ("Install", "Dovecot"), "Accounts"
 POSTFIX, EXIM = "Postfix: a pilot, then all", "Exim: a pilot, then all"
 DOVECOT, QUOTA = "Dovecot's own LMTP goes on delivering", "Quota"
 DOCTOR, SITE_KEYS = "Is the site set up right?", "Site keys"
+BACKUP = "Backup"
 OURS, DOVECOTS = "lmtp-atrest", "Dovecot"
 
 
@@ -105,6 +106,7 @@ def test_behind_postfix(host: Host, reader: Reader) -> None:
             if "552 5.2.2" in answer_to_a_large_message(CAROL):
                 break
         reader.follow(DOCTOR)  # fails where it finds a problem
+        assert "same" in reader.follow(BACKUP)
         reader.follow(SITE_KEYS)
         assert sent(host, "with a new site key") == {ALICE: OURS, BOB: OURS}
         reader.type(back)
@@ -135,4 +137,4 @@ def test_behind_exim(host: Host, reader: Reader) -> None:
         reader.type(block)
     assert sent(host, "by Dovecot") == {ALICE: DOVECOTS, BOB: DOVECOTS}
     assert " == " not in host.path("/var/log/exim4/mainlog").read_text(), "nothing had to wait"
-    assert set(reader.left) == {POSTFIX, QUOTA, DOCTOR, SITE_KEYS}
+    assert set(reader.left) == {POSTFIX, QUOTA, DOCTOR, BACKUP, SITE_KEYS}
