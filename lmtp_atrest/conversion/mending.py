@@ -1,8 +1,8 @@
 """On request: sizes in names made right, damaged messages set aside. Each is looked at again."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import closing, suppress
 
 from lmtp_atrest.conversion.verify import Fault, Report, look
 from lmtp_atrest.crypto.dcrypt import Unwrap
@@ -15,43 +15,45 @@ from lmtp_atrest.maildir.names import base_of
 
 def correct(maildir: Maildir, faults: Iterable[Fault]) -> int:
     """Give messages the sizes that were measured; how many got them. Raises StorageFailure."""
-    done = 0
-    for where, found in _folders(maildir, faults):
-        wanted = {
-            (fault.subdirectory, fault.name): with_right_sizes(base_of(fault.name), *fault.sizes)
-            for fault in found
-            if fault.sizes is not None
-        }
-        done += len(correct_sizes(where, wanted))
+    done, by_folder = 0, _by_folder(faults)
+    for where in maildir.subdirectories():
+        with closing(where):
+            wanted = {
+                (f.subdirectory, f.name): with_right_sizes(base_of(f.name), *f.sizes)
+                for f in by_folder.get(where.folder, ())
+                if f.sizes is not None
+            }
+            if wanted:
+                done += len(correct_sizes(where, wanted))
     return done
 
 
 def quarantine(maildir: Maildir, faults: Iterable[Fault], unwrap: Unwrap) -> int:
     """Set messages aside that still have the same fault; how many. Raises StorageFailure."""
-    done = 0
-    faults = list(faults)
-    if not faults:
+    done, by_folder = 0, _by_folder(faults)
+    if not by_folder:
         return done
-    with _closing(maildir.make_folder(QUARANTINE)) as aside:
-        for where, found in _folders(maildir, faults):
-            for fault in found:
-                with suppress(Vanished):
-                    if _still(where, fault, unwrap):
-                        set_aside(where, fault.subdirectory, fault.name, aside)
-                        done += 1
+    with closing(maildir.make_folder(QUARANTINE)) as aside:
+        for where in maildir.subdirectories():
+            with closing(where):
+                for fault in by_folder.get(where.folder, ()):
+                    done += _set_aside(where, fault, unwrap, aside)
     return done
 
 
-def _folders(
-    maildir: Maildir, faults: Iterable[Fault]
-) -> Iterator[tuple[Subdirectories, list[Fault]]]:
-    by_folder: defaultdict[str, list[Fault]] = defaultdict(list)
+def _by_folder(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
+    found: defaultdict[str, list[Fault]] = defaultdict(list)
     for fault in faults:
-        by_folder[fault.folder].append(fault)
-    for where in maildir.subdirectories():
-        with _closing(where):
-            if where.folder in by_folder:
-                yield where, by_folder[where.folder]
+        found[fault.folder].append(fault)
+    return found
+
+
+def _set_aside(where: Subdirectories, fault: Fault, unwrap: Unwrap, aside: Subdirectories) -> bool:
+    with suppress(Vanished):
+        if _still(where, fault, unwrap):
+            set_aside(where, fault.subdirectory, fault.name, aside)
+            return True
+    return False
 
 
 def _still(where: Subdirectories, fault: Fault, unwrap: Unwrap) -> bool:
@@ -61,11 +63,3 @@ def _still(where: Subdirectories, fault: Fault, unwrap: Unwrap) -> bool:
     with suppress(NotFound):
         look(file, unwrap, report)
     return [found.kind for found in report.faults] == [fault.kind]
-
-
-@contextmanager
-def _closing(where: Subdirectories) -> Iterator[Subdirectories]:
-    try:
-        yield where
-    finally:
-        where.close()

@@ -1,5 +1,8 @@
 """What `mail verify` finds; sizes made right and damaged messages set aside, and nothing else."""
 
+import errno
+import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,19 +16,24 @@ from lmtp_atrest.maildir import Layout, Maildir, StorageFailure
 from lmtp_atrest.maildir import mending as names
 from lmtp_atrest.maildir.layout import FolderStyle
 from tests.conversion.mailboxes import OLD, opened, unwrap
+from tests.maildir.faulty import Crash, FaultyFilesystem
 
 BODY = b"Subject: a\n\nb\n"
 S, W = len(BODY), len(BODY) + BODY.count(b"\n")
 STRANGER = PrivateKey.generate(Curve.PRIME256V1)
 
 
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    made = tmp_path / "alice"
+def made(root: Path) -> Path:
+    maildir = root / "alice"
     for folder in ("", ".Sent"):
         for name in ("tmp", "new", "cur"):
-            (made / folder / name).mkdir(parents=True)
-    return made
+            (maildir / folder / name).mkdir(parents=True)
+    return maildir
+
+
+@pytest.fixture
+def maildir(tmp_path: Path) -> Path:
+    return made(tmp_path)
 
 
 def put(maildir: Path, name: str, content: bytes | None = None, key: PrivateKey = OLD) -> Path:
@@ -191,3 +199,48 @@ def test_what_was_healed_meanwhile_stays(tmp_path: Path, maildir: Path) -> None:
         put(maildir, "tmp/1").replace(path)
         assert mending.quarantine(box, faults, unwrap) == 0
     assert path.exists()
+
+
+def stored(maildir: Path) -> list[bytes]:
+    found = (p for p in maildir.rglob("*") if p.parent.name in ("new", "cur") and p.is_file())
+    return sorted(path.read_bytes() for path in found)
+
+
+@pytest.mark.parametrize("error", [Crash(), OSError(errno.EIO, "broken")], ids=["killed", "EIO"])
+def test_cut_short_at_any_call_nothing_is_lost_and_the_next_run_ends_it(
+    tmp_path: Path, error: BaseException
+) -> None:
+    calls = 0
+    for step in itertools.count():
+        root = tmp_path / str(step)
+        maildir = made(root)
+        put(maildir, f"cur/1.wrong,S=9,W={W}:2,")
+        put(maildir, f"new/2.wrong,S={S},W=9")
+        put(maildir, "cur/3.damaged:2,S", damaged())
+        put(
+            maildir,
+            "dovecot-uidlist",
+            b"3 V1\n1 :1.wrong,S=9,W=%d\n2 :2.wrong,S=%d,W=9\n" % (W, S),
+        )
+        before = stored(maildir)
+        with opened(root, maildir) as box:
+            faults = verify(box, unwrap).faults
+        fs = FaultyFilesystem(step, error)
+        with (
+            suppress(Crash, StorageFailure),
+            Maildir.open(root, maildir, create=False, fs=fs) as box,
+        ):
+            mending.correct(box, faults)
+            mending.quarantine(box, [f for f in faults if f.kind is Kind.DAMAGED], unwrap)
+        assert stored(maildir) == before
+        (maildir / "dovecot-uidlist.lock").unlink(missing_ok=True)  # as Dovecot does in time
+        with opened(root, maildir) as box:
+            again = verify(box, unwrap).faults
+            mending.correct(box, again)
+            mending.quarantine(box, [f for f in again if f.kind is Kind.DAMAGED], unwrap)
+            assert verify(box, unwrap).well
+        assert stored(maildir) == before
+        calls = max(calls, len(fs.calls))
+        if len(fs.calls) <= step:
+            break
+    assert calls > 30

@@ -92,6 +92,12 @@ class FaultyFilesystem(Filesystem):
         self.unsynced |= {(inode(other_fd), other)}
         self._step("exchange", after=True)
 
+    def rename_new(self, source: str, source_fd: int, target: str, target_fd: int) -> None:
+        self._step("rename")
+        super().rename_new(source, source_fd, target, target_fd)
+        self.unsynced.add((inode(target_fd), target))
+        self._step("rename", after=True)
+
     def unlink(self, name: str, dir_fd: int) -> None:
         self._step("unlink")
         super().unlink(name, dir_fd)

@@ -256,6 +256,21 @@ def test_walk_gives_a_message_that_is_just_being_read_once_as_in_cur(root: Path)
         assert [(m.subdirectory, m.name) for m in maildir.walk()] == [("cur", "1:2,S")]
 
 
+def test_a_message_is_opened_under_the_name_that_it_has_since_it_was_listed(root: Path) -> None:
+    directory = root / "alice/Maildir"
+    with Maildir.open(root, directory, create=True) as maildir:
+        (directory / "new/1.a").write_text("text")
+        (file,) = maildir.walk()
+        walk = maildir.walk()
+        file = next(walk)
+        (directory / "new/1.a").rename(directory / "cur/1.a:2,RS")
+        with file.open() as opened:
+            assert opened.read() == b"text"
+        (directory / "cur/1.a:2,RS").rename(directory / "1.a")
+        with pytest.raises(NotFound, match="moved"):
+            file.open()
+
+
 def test_walk_opens_no_link_no_fifo_and_says_what_moved(root: Path) -> None:
     put(root, "new/3")
     (root / "bob/new/1").symlink_to("/etc/hostname")
