@@ -37,10 +37,10 @@ from lmtp_atrest.conversion.manifest import (
 )
 from lmtp_atrest.crypto.dcrypt import Unwrap
 from lmtp_atrest.crypto.records import SitePublic
-from lmtp_atrest.errors import Damaged, NotFound, UsageError, WrongSecret, WrongState
+from lmtp_atrest.errors import AtRestError, Damaged, NotFound, UsageError, WrongSecret, WrongState
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.client import GrantUnwrap, SyncClient
-from lmtp_atrest.unlock.requests import AccountList, AccountShow, ConvertGrant, Role
+from lmtp_atrest.unlock.requests import AccountList, AccountShow, ConvertDone, ConvertGrant, Role
 
 # Message keys that one verification may ask for; a grant that ends in the middle ends it.
 GRANT_COUNT = "50000000"
@@ -103,8 +103,10 @@ def verify_(
         keep_open = KeptOpen(client)
         found = []
         for name in named:
-            found.append(_verified(config, client, name, secret, by or "password", everybody))
-            keep_open()
+            shown = client.ask(AccountShow(name)).fields
+            ticking = _Ticking(name, keep_open)
+            one = _Verifying(config, client, name, shown, ticking)
+            found.append(one.run(secret, by or "password", everybody))
     _print_verified(found, everybody, as_json)
 
 
@@ -139,29 +141,46 @@ class _Verified:
         }
 
 
-def _verified(
-    config: Config, client: SyncClient, name: str, secret: Secret | None, by: str, everybody: bool
-) -> _Verified:
-    shown = client.ask(AccountShow(name)).fields
-    place = _place(config, shown)
-    why = ""
-    if secret is not None and not (everybody and shown["state"] == "plain"):
+class _Ticking:
+    """How far a verification is, and a connection that it will need again."""
+
+    def __init__(self, name: str, keep_open: KeptOpen) -> None:
+        self._name, self._keep_open, self._ticker = name, keep_open, Ticker()
+
+    def __call__(self, report: Report) -> None:
+        self._keep_open()
+        self._ticker(f"{self._name}: {report.sealed + report.plain} messages")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verifying:
+    """The verification of one account."""
+
+    config: Config
+    client: SyncClient
+    name: str
+    shown: Any
+    ticking: _Ticking
+
+    def run(self, secret: Secret | None, by: str, everybody: bool) -> _Verified:
+        """With a secret open all, else by headers; one of many that does not open is told."""
+        why = ""
+        if secret is not None and not (everybody and self.shown["state"] == "plain"):
+            try:
+                with _granted(self.config, self.client, self.name, secret, by) as unwrap:
+                    return _Verified(self.name, self._report(unwrap, None))
+            except (WrongState, WrongSecret) as error:
+                if not everybody:
+                    raise
+                why = str(error)
+        return _Verified(self.name, self._report(None, frozenset(self.shown["key_ids"])), why)
+
+    def _report(self, unwrap: Unwrap | None, known_keys: frozenset[str] | None) -> Report:
         try:
-            with _granted(config, client, name, secret, by) as unwrap:
-                return _Verified(name, _report(place, unwrap, None))
-        except (WrongState, WrongSecret) as error:
-            if not everybody:
-                raise
-            why = str(error)
-    return _Verified(name, _report(place, None, frozenset(shown["key_ids"])), why)
-
-
-def _report(place: Place, unwrap: Unwrap | None, known_keys: frozenset[str] | None) -> Report:
-    try:
-        with place.open() as maildir:
-            return verify(maildir, unwrap, known_keys)
-    except NotFound:
-        return Report()  # no message yet
+            with _place(self.config, self.shown).open() as maildir:
+                return verify(maildir, unwrap, known_keys, self.ticking)
+        except NotFound:
+            return Report()  # no message yet
 
 
 def _print_verified(found: Sequence[_Verified], everybody: bool, as_json: bool) -> None:
@@ -398,11 +417,15 @@ def _granted(
 ) -> Iterator[Unwrap]:
     granted = client.ask(ConvertGrant(name, secret, "verify", GRANT_COUNT, by))
     role = Role.CONVERT if config.lmtp.user is not None else Role.ADMIN
-    unwrap = GrantUnwrap(config.unlock.sockets / f"{role}.sock", role, str(granted["grant"]))
+    path, grant = config.unlock.sockets / f"{role}.sock", str(granted["grant"])
+    unwrap = GrantUnwrap(path, role, grant)
     try:
         yield unwrap
     finally:
         unwrap.close()
+        # Else the service would hold the vault key until the grant ends by itself.
+        with contextlib.suppress(AtRestError), SyncClient(path, role) as done:
+            done.ask(ConvertDone(grant))
 
 
 def _place(config: Config, shown: Any) -> Place:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -64,7 +64,10 @@ class Report:
 
 
 def verify(
-    maildir: Maildir, unwrap: Unwrap | None, known_keys: Container[str] | None = None
+    maildir: Maildir,
+    unwrap: Unwrap | None,
+    known_keys: Container[str] | None = None,
+    progress: Callable[[Report], None] = lambda _report: None,
 ) -> Report:
     """Open every message: tag, sizes in the name, key. Raises what `unwrap` raises for itself.
 
@@ -72,6 +75,7 @@ def verify(
     """
     report = Report()
     for file in maildir.walk():
+        progress(report)
         try:
             look(file, unwrap, report, known_keys)
         except NotFound:
