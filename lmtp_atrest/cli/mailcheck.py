@@ -5,6 +5,8 @@ from a secret that was typed here.
 """
 
 import contextlib
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -341,6 +343,8 @@ def repair(
     Dovecot knows a message by its name. Where its list of UIDs lies in the folder it is corrected
     too; else (CONTROL=) mail programs see the message go, and come as a new one.
     """
+    # A plain end of the process would leave Dovecot's list of UIDs locked.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _opened(config, address, by, password_fd) as (place, unwrap), place.open() as maildir:
         wrong = [f for f in verify(maildir, unwrap).faults if f.kind is Kind.SIZES]
         if not as_json:

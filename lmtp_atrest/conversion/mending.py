@@ -9,7 +9,12 @@ from lmtp_atrest.crypto.dcrypt import Unwrap
 from lmtp_atrest.errors import NotFound
 from lmtp_atrest.maildir import Maildir, MessageFile
 from lmtp_atrest.maildir.exchange import Subdirectories, Vanished
-from lmtp_atrest.maildir.mending import QUARANTINE, correct_sizes, set_aside, with_right_sizes
+from lmtp_atrest.maildir.mending import (
+    QUARANTINE,
+    correct_sizes,
+    set_aside,
+    with_right_sizes,
+)
 from lmtp_atrest.maildir.names import base_of
 
 

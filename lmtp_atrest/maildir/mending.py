@@ -9,19 +9,18 @@ right size is shown. So that is what happens here, where the list lies in the fo
 
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from lmtp_atrest.maildir.exchange import NEW_COPY, TRIES, Subdirectories, Vanished, find
-from lmtp_atrest.maildir.filesystem import OpenDirectory, StorageFailure, storage_errors
+from lmtp_atrest.maildir.filesystem import OpenDirectory, storage_errors
 from lmtp_atrest.maildir.names import base_of, flags_of, unique_name, with_sizes
+from lmtp_atrest.maildir.uidlist import uidlist_lock
 
 QUARANTINE = "Quarantine"
-UIDLIST, UIDLIST_LOCK = "dovecot-uidlist", "dovecot-uidlist.lock"
+UIDLIST = "dovecot-uidlist"
 LOCK_SECONDS = 30.0
-LOOK_SECONDS = 0.05
 SIZES = re.compile(r",[SW]=[0-9]+(?=,|$)")
 
 
@@ -98,26 +97,25 @@ def _tries(
 class _UidList:
     """Dovecot's list of UIDs and names of a folder, while we hold its lock."""
 
-    def __init__(self, directory: OpenDirectory, content: bytes, lock: BinaryIO) -> None:
-        self._directory = directory
-        self._content = content
-        self._lock = lock
-        self.replaced = False
+    def __init__(self, where: Subdirectories, file: BinaryIO) -> None:
+        self._where = where
+        self._before = os.fstat(file.fileno())
+        self._content = file.read()
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Put the list with these base names in place of the old one."""
+        """Put the list with these base names in place of the old one, in one step."""
         raw = {os.fsencode(old): os.fsencode(new) for old, new in names.items()}
-        lines = [_renamed(line, raw) for line in self._content.split(b"\n")]
-        content = b"\n".join(lines)
+        content = b"\n".join(_renamed(line, raw) for line in self._content.split(b"\n"))
         if content == self._content:
             return
-        with storage_errors(UIDLIST):
-            self._lock.write(content)
-            self._lock.flush()
-            self._directory.fs.fsync(self._lock.fileno())
-            directory = self._directory
-            directory.fs.rename(UIDLIST_LOCK, directory.fd, UIDLIST, directory.fd)
-            self.replaced = True
+        directory, tmp, name = self._where.directory, self._where.tmp, unique_name()
+        with storage_errors(f"{self._where.folder}/{UIDLIST}"):
+            with os.fdopen(tmp.fs.open(name, NEW_COPY, tmp.fd), "wb") as copy:
+                _same_owner(copy, self._before)
+                copy.write(content)
+                copy.flush()
+                tmp.fs.fsync(copy.fileno())
+            tmp.fs.rename(name, tmp.fd, UIDLIST, directory.fd)
             directory.sync()
 
 
@@ -135,43 +133,18 @@ def _uidlist(where: Subdirectories) -> Iterator[_UidList | None]:
     if UIDLIST not in directory.names():
         yield None
         return
-    with storage_errors(f"{where.folder}/{UIDLIST_LOCK}"):
-        lock = _locked(directory)
-    uidlist = None
-    try:
+    with uidlist_lock(directory, where.tmp, LOCK_SECONDS):
         with storage_errors(f"{where.folder}/{UIDLIST}"), directory.open_regular(UIDLIST) as file:
-            _as_the_list(lock, os.fstat(file.fileno()))
-            uidlist = _UidList(directory, file.read(), lock)
+            uidlist = _UidList(where, file)
         yield uidlist
-    finally:
-        lock.close()
-        if uidlist is None or not uidlist.replaced:
-            with suppress(OSError):
-                directory.fs.unlink(UIDLIST_LOCK, directory.fd)
 
 
-def _as_the_list(lock: BinaryIO, before: os.stat_result) -> None:
-    """Mode and owner: it takes the list's place, and whoever waits for it watches it."""
-    os.fchmod(lock.fileno(), before.st_mode & 0o7777)
-    made = os.fstat(lock.fileno())
+def _same_owner(file: BinaryIO, before: os.stat_result) -> None:
+    """Mode and owner of the list: Dovecot reads what takes its place."""
+    os.fchmod(file.fileno(), before.st_mode & 0o7777)
+    made = os.fstat(file.fileno())
     if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
-        os.fchown(lock.fileno(), before.st_uid, before.st_gid)
-
-
-def _locked(directory: OpenDirectory) -> BinaryIO:
-    """Dovecot's own way: who makes this file holds the lock, and its rename over the list ends it.
-
-    One that was left behind is Dovecot's to break: it does so after two minutes.
-    """
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return os.fdopen(directory.fs.open(UIDLIST_LOCK, NEW_COPY, directory.fd), "wb")
-        except FileExistsError as error:
-            if time.monotonic() > until:
-                message = "Dovecot's list of UIDs stays locked: try again in some minutes"
-                raise StorageFailure(message) from error
-            time.sleep(LOOK_SECONDS)
+        os.fchown(file.fileno(), before.st_uid, before.st_gid)
 
 
 def _vanished(name: str) -> Vanished:
