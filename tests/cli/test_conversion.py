@@ -46,7 +46,7 @@ def convert(site: RunningSite, *options: str, **secrets: Any) -> dict[str, Any]:
     return found
 
 
-def test_switched_on_and_off_again_mail_is_what_it_was(running: RunningSite, erin: Path) -> None:
+def switched_on_and_off_again_mail_is_what_it_was(running: RunningSite, erin: Path) -> None:
     before = bodies(erin)
     assert running.run("conversion", "run", ERIN).returncode == 10  # not encrypted yet
     ok(running.run("account", "enable", ERIN, secret=PASSWORD))
@@ -80,7 +80,7 @@ def test_switched_on_and_off_again_mail_is_what_it_was(running: RunningSite, eri
     assert "done" in status
 
 
-def test_a_plain_account_is_encrypted_again_and_keeps_its_old_vault(
+def a_plain_account_is_encrypted_again_and_keeps_its_old_vault(
     running: RunningSite, erin: Path
 ) -> None:
     ok(running.run("account", "enable", ERIN, secret=NEW))
@@ -91,7 +91,7 @@ def test_a_plain_account_is_encrypted_again_and_keeps_its_old_vault(
     assert json.loads(ok(running.run("mail", "verify", ERIN, "--json", secret=NEW)))["well"]
 
 
-def test_the_time_of_a_run_is_estimated_by_the_last_one(running: RunningSite, erin: Path) -> None:
+def the_time_of_a_run_is_estimated_by_the_last_one(running: RunningSite, erin: Path) -> None:
     account = str(shown(running, ERIN)["account"])
     states = States(f"sqlite:///{running.root}/store/conversion.db")
     states.begin(account, "decrypt", 1_000)
@@ -105,7 +105,7 @@ def test_the_time_of_a_run_is_estimated_by_the_last_one(running: RunningSite, er
     assert "at the 200.0/s of the last such run" in said
 
 
-def test_only_one_run_works_on_an_account_and_pauses_when_told(
+def only_one_run_works_on_an_account_and_pauses_when_told(
     running: RunningSite, erin: Path
 ) -> None:
     account = str(shown(running, ERIN)["account"])
@@ -117,6 +117,18 @@ def test_only_one_run_works_on_an_account_and_pauses_when_told(
         ok(running.run("conversion", "pause", ERIN))
     states.close()
     assert convert(running)["clean"]
+
+
+def test_an_account_is_converted_on_and_off_and_on_again(running: RunningSite, erin: Path) -> None:
+    """One test, for each step starts from what the ones before left."""
+    for step in (
+        switched_on_and_off_again_mail_is_what_it_was,
+        a_plain_account_is_encrypted_again_and_keeps_its_old_vault,
+        the_time_of_a_run_is_estimated_by_the_last_one,
+        only_one_run_works_on_an_account_and_pauses_when_told,
+    ):
+        print(step.__name__)
+        step(running, erin)
 
 
 @pytest.mark.parametrize(

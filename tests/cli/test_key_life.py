@@ -4,10 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from lmtp_atrest.crypto import recovery_code
 from lmtp_atrest.crypto.keypair import PrivateKey
@@ -20,6 +19,14 @@ from tests.peers.root import attempts
 CAROL, DAVE = "carol@example.org", "dave@example.org"
 NEW, NEWER = "a fresh and rather long phrase", "another phrase, longer than that"
 ROOT, ROOT2 = "the site's own escape hatch", "a second hatch, opened later"
+ERRORS: list[tuple[tuple[str, ...], dict[str, Any], int, str]] = [
+    (("password", CAROL), {"password": NEW, "new_password": NEWER}, 10, "account join"),
+    (("password-abort", CAROL), {}, 10, "no password change"),
+    (("code", DAVE), {"password": NEWER}, 7, "no slot"),
+    (("code", "nobody@example.org"), {"password": NEW}, 6, "no account"),
+    (("thaw", CAROL), {"password": NEW}, 12, "typo"),
+    (("freeze", CAROL, "--all"), {}, 2, "an address, or --all"),
+]
 
 
 def ok(result: Result) -> str:
@@ -44,7 +51,7 @@ def shown(site: RunningSite, name: str) -> dict[str, object]:
     return found
 
 
-def test_a_user_loses_the_password_and_comes_back(running: RunningSite, tmp_path: Path) -> None:
+def a_user_loses_the_password_and_comes_back(running: RunningSite, tmp_path: Path) -> None:
     ok(running.run("account", "add", CAROL))
     page = tmp_path / "code.html"
     enabled = ok(running.run("account", "enable", CAROL, "--page", str(page), secret=PASSWORD))
@@ -69,7 +76,7 @@ def test_a_user_loses_the_password_and_comes_back(running: RunningSite, tmp_path
     assert running.run("mail", "list", CAROL, secret=NEW).returncode == 7
 
 
-def test_a_reset_keeps_what_it_closes(running: RunningSite) -> None:
+def a_reset_keeps_what_it_closes(running: RunningSite, _tmp_path: Path) -> None:
     mismatch = running.run("account", "reset", CAROL, "--yes", DAVE, new_password=NEW)
     assert (mismatch.returncode, "nothing was changed" in mismatch.stderr) == (2, True)
     ok(running.run("account", "reset", CAROL, "--yes", CAROL, new_password=NEW))
@@ -84,7 +91,7 @@ def test_a_reset_keeps_what_it_closes(running: RunningSite) -> None:
     assert len(shown(running, CAROL)["key_ids"]) == 3  # type: ignore[arg-type]
 
 
-def test_app_passwords_are_shown_once_and_listed(running: RunningSite) -> None:
+def app_passwords_are_shown_once_and_listed(running: RunningSite, _tmp_path: Path) -> None:
     add = ("account", "app-password", "add", CAROL, "phone")
     made = ok(running.run(*add, words=3, secret=NEW))
     assert re.search(r"^    ap-[0-9a-z]{4}(-[0-9a-z]{4}){7}$", made, re.MULTILINE)
@@ -101,7 +108,7 @@ def test_app_passwords_are_shown_once_and_listed(running: RunningSite) -> None:
     assert gone.returncode == 6
 
 
-def test_frozen_means_frozen(running: RunningSite) -> None:
+def frozen_means_frozen(running: RunningSite, _tmp_path: Path) -> None:
     assert running.run("account", "freeze").returncode == 2
     ok(running.run("account", "freeze", CAROL))
     running.deliver([CAROL], short_text())
@@ -112,9 +119,7 @@ def test_frozen_means_frozen(running: RunningSite) -> None:
     ok(running.run("account", "thaw", CAROL, "--by", "password", secret=NEW))
 
 
-def test_an_administrator_gets_in_and_it_is_written_down(
-    running: RunningSite, tmp_path: Path
-) -> None:
+def an_administrator_gets_in_and_it_is_written_down(running: RunningSite, tmp_path: Path) -> None:
     told = running.run("admin-recovery", "set", secret=ROOT)
     assert (told.returncode, "read the mail of every account" in told.stderr) == (0, True)
     ok(running.run("account", "add", DAVE))
@@ -151,7 +156,7 @@ def test_an_administrator_gets_in_and_it_is_written_down(
     ]
 
 
-def test_an_administrator_decrypts_an_account_for_good(running: RunningSite) -> None:
+def an_administrator_decrypts_an_account_for_good(running: RunningSite, _tmp_path: Path) -> None:
     frank = "frank@example.org"
     ok(running.run("account", "add", frank))
     ok(running.run("account", "enable", frank, secret=PASSWORD))
@@ -165,7 +170,7 @@ def test_an_administrator_decrypts_an_account_for_good(running: RunningSite) -> 
     assert audit.count("admin-leave") == audit.count("admin-decrypt") == 1
 
 
-def test_leaving_and_returning(running: RunningSite) -> None:
+def leaving_and_returning(running: RunningSite, _tmp_path: Path) -> None:
     assert "leaving" in ok(running.run("account", "disable", DAVE, secret=NEW))
     # Delivery keeps the answer "encrypted" for two seconds, which harms nobody.
     listed = []
@@ -178,7 +183,7 @@ def test_leaving_and_returning(running: RunningSite) -> None:
     assert "encrypted" in ok(running.run("account", "disable", DAVE, "--undo", secret=NEW))
 
 
-def test_a_panel_hands_on_old_and_new_password(running: RunningSite, tmp_path: Path) -> None:
+def a_panel_hands_on_old_and_new_password(running: RunningSite, tmp_path: Path) -> None:
     """The script that PostfixAdmin calls, with this site in place of sudo's."""
     script = (Path(__file__).parents[2] / "deploy/postfixadmin/lmtp-atrest-password").read_text()
     ours = f"{sys.executable} -m lmtp_atrest account join -c {running.config}"
@@ -202,19 +207,27 @@ def test_a_panel_hands_on_old_and_new_password(running: RunningSite, tmp_path: P
     ok(running.run("account", "join", CAROL, secret=NEWER, new_password=NEW))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "secrets", "code", "says"),
-    [
-        (("password", CAROL), {"password": NEW, "new_password": NEWER}, 10, "account join"),
-        (("password-abort", CAROL), {}, 10, "no password change"),
-        (("code", DAVE), {"password": NEWER}, 7, "no slot"),
-        (("code", "nobody@example.org"), {"password": NEW}, 6, "no account"),
-        (("thaw", CAROL), {"password": NEW}, 12, "typo"),
-        (("freeze", CAROL, "--all"), {}, 2, "an address, or --all"),
-    ],
-)
-def test_errors_say_what_to_do(
-    running: RunningSite, arguments: tuple[str, ...], secrets: dict[str, Any], code: int, says: str
-) -> None:
-    result = call("account", arguments[0], "-c", running.config, *arguments[1:], **secrets)
-    assert (result.returncode, says in result.stderr) == (code, True), result.stderr
+def errors_say_what_to_do(running: RunningSite, _tmp_path: Path) -> None:
+    for arguments, secrets, code, says in ERRORS:
+        result = call("account", arguments[0], "-c", running.config, *arguments[1:], **secrets)
+        assert (result.returncode, says in result.stderr) == (code, True), result.stderr
+
+
+DAY: list[Callable[[RunningSite, Path], None]] = [
+    a_user_loses_the_password_and_comes_back,
+    a_reset_keeps_what_it_closes,
+    app_passwords_are_shown_once_and_listed,
+    frozen_means_frozen,
+    an_administrator_gets_in_and_it_is_written_down,
+    an_administrator_decrypts_an_account_for_good,
+    leaving_and_returning,
+    a_panel_hands_on_old_and_new_password,
+    errors_say_what_to_do,
+]
+
+
+def test_a_day_with_keys(running: RunningSite, tmp_path: Path) -> None:
+    """One test, for each step starts from what the ones before left."""
+    for step in DAY:
+        print(step.__name__)
+        step(running, tmp_path)
