@@ -34,6 +34,7 @@ from lmtp_atrest.telemetry import alarm, logger
 from lmtp_atrest.unlock.evict import Evictor
 from lmtp_atrest.unlock.opening import KdfPool, Opener, Settle, Try
 from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.owners import check_own
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import (
     Keys,
@@ -100,6 +101,8 @@ class Service:
     async def answer(self, request: Request, peer: Peer) -> Reply:
         """The one reply to a request; never raises, whatever happens."""
         try:
+            if peer.role is Role.PORTAL:
+                check_own(request)
             return await self._operations[type(request)](request, peer)
         except AtRestError as error:
             return failure(error, request, peer)
@@ -273,7 +276,7 @@ def failure(error: AtRestError, request: Request, peer: Peer) -> Reply:
         result, fields["reason"] = "refused", REFUSED_TOO_MANY_KEYS
     elif peer.role is Role.ADMIN:
         fields["reason"] = str(error)
-    elif result not in _FOR_EVERYBODY:
+    elif result not in (_FOR_OWNERS if peer.role is Role.PORTAL else _FOR_EVERYBODY):
         result = "temporary-failure"
     return Reply(result or "temporary-failure", fields)
 
@@ -292,6 +295,15 @@ _RESULTS: tuple[tuple[type[AtRestError], str], ...] = (
     (UsageError, "usage"),
 )
 _FOR_EVERYBODY = frozenset({"wrong-secret", "no-such-session", "busy"})
+# The portal has words of its own for these, in the user's language.
+_FOR_OWNERS = _FOR_EVERYBODY | {
+    "not-found",
+    "conflict",
+    "wrong-state",
+    "invalid-name",
+    "bad-code",
+    "usage",
+}
 
 
 def _base64(data: bytes) -> str:
