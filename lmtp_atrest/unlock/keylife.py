@@ -432,9 +432,7 @@ class KeyLife:
 
     # ---- shared
 
-    async def _opened(
-        self, request: _WithPassword, peer: Peer
-    ) -> tuple[AccountRecord, VaultKey]:
+    async def _opened(self, request: _WithPassword, peer: Peer) -> tuple[AccountRecord, VaultKey]:
         assert request.secret is not None  # noqa: S101 - whoever calls this has looked
         record = await self._administration.existing(request.name)
         if not record.holds_ciphertext:

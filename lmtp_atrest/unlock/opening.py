@@ -155,9 +155,7 @@ class Opener:
         self._vaults.use(vault, self._now())
         return vault
 
-    async def prove(
-        self, attempt: Try, opening: Callable[[], VaultKey] | None = None
-    ) -> VaultKey:
+    async def prove(self, attempt: Try, opening: Callable[[], VaultKey] | None = None) -> VaultKey:
         """The vault key, if the secret opens the vault; a frozen one too, and none stays open.
 
         With the limits of `open` and its errors. `opening` is what to do instead with the secret,

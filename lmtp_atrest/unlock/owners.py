@@ -1,4 +1,4 @@
-"""What the portal may ask, beyond which operations its socket has: what users may do for themselves.
+"""What the portal may ask with the operations of its socket: what users may do for themselves.
 
 The portal has verified who the user is. Whatever changes what opens the mail carries a secret of
 the user all the same, and is checked here as a guess is; an administrator's shorter ways are not

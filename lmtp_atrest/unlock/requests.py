@@ -474,12 +474,7 @@ PortalRequest: TypeAlias = PortalSignIn | PortalOverview
 ConvertRequest: TypeAlias = ConvertGrant | ConvertUnwrap | ConvertDone | ConvertProgress
 EvictRequest: TypeAlias = Who | End | Caches | Forget
 Request: TypeAlias = (
-    DovecotRequest
-    | ReaderRequest
-    | PortalRequest
-    | AdminRequest
-    | ConvertRequest
-    | EvictRequest
+    DovecotRequest | ReaderRequest | PortalRequest | AdminRequest | ConvertRequest | EvictRequest
 )
 
 _D = frozenset({Role.DOVECOT, Role.ADMIN})

@@ -10,7 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lmtp_atrest.accounts import AccountView, AdminRecovery
+from lmtp_atrest.accounts.accounts import SlotView
+from lmtp_atrest.crypto.app_password import HANDLE_CHARACTERS
 from lmtp_atrest.crypto.records import AccountRecord
+from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.errors import NotFound, WrongSecret
 from lmtp_atrest.names import InvalidName
 from lmtp_atrest.telemetry import logger
@@ -81,7 +84,7 @@ class SelfService:
             "overview",
             record,
             **site,
-            slots=[asdict(slot) for slot in view.slots],
+            slots=[_shown(slot) for slot in view.slots],
             vaults=self._open_vaults(record),
             readers=await self._service.evictor.count(record.names),
             progress=self._converting.progress(record.account_id),
@@ -101,6 +104,11 @@ class SelfService:
             for vault in self._service.vaults.listed(now)
             if vault.account_id == record.account_id
         ]
+
+
+def _shown(slot: SlotView) -> dict[str, Any]:
+    handle = slot.slot_id[:HANDLE_CHARACTERS] if slot.kind == SlotKind.APP_PASSWORD else ""
+    return {**asdict(slot), "handle": handle}
 
 
 def _since(view: AccountView) -> int:

@@ -1,0 +1,170 @@
+"""Around all pages: headers on every answer, and short true words for every kind of trouble.
+
+An error's text may hold what the request held. So the log gets kind and place of one that nobody
+foresaw, and the user a page that says nothing of it.
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lmtp_atrest.errors import AtRestError, Busy
+from lmtp_atrest.portal import forms
+from lmtp_atrest.portal.place import Place
+from lmtp_atrest.portal.visit import Refusal, Visit, busy
+from lmtp_atrest.telemetry import logger
+
+log = logger("portal")
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+HSTS = "max-age=31536000"
+
+Handler = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: `show` answers GET, and a form that was refused; `act` answers a form."""
+
+    path: str
+    show: Handler | None = None
+    act: Handler | None = None
+    open_to_strangers: bool = False
+
+    @property
+    def methods(self) -> list[str]:
+        """What may be done with it."""
+        return [*(["GET"] if self.show else []), *(["POST"] if self.act else [])]
+
+
+def endpoint(place: Place, page: Page) -> Callable[[Request], Awaitable[Response]]:
+    """The page as Starlette calls it."""
+
+    async def answer(request: Request) -> Response:
+        visit = Visit.of(place, request)
+        try:
+            return await _answer(page, visit)
+        except Refusal as refusal:
+            # A form without a page of its own, or a page that cannot be shown.
+            return _refused(visit, refusal)
+        except HTTPException as error:
+            return error_page(visit, error.status_code)
+        except Busy as error:
+            return _refused(visit, busy(error))
+        except AtRestError as error:
+            log.error("not answered", page=page.path, cause=str(error))
+            return error_page(visit, 503)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(
+                "unexpected",
+                page=page.path,
+                error=type(error).__name__,
+                where=f"{where.filename}:{where.lineno}",
+            )
+            return error_page(visit, 500)
+
+    return answer
+
+
+async def _answer(page: Page, visit: Visit) -> Response:
+    if visit.session is None and not page.open_to_strangers:
+        return visit.redirect("sign-in")
+    if visit.request.method == "POST":
+        visit.form = await forms.read(visit.request)
+        if visit.is_forged():
+            raise HTTPException(403)
+    if visit.request.method != "POST":
+        assert page.show is not None  # noqa: S101 - by its methods
+        return await page.show(visit)
+    assert page.act is not None  # noqa: S101 - by its methods
+    try:
+        return await page.act(visit)
+    except Refusal as refusal:
+        if page.show is None:
+            raise
+        visit.refusal = refusal
+        return await page.show(visit)
+
+
+def _refused(visit: Visit, refusal: Refusal) -> Response:
+    visit.refusal = refusal
+    return visit.page("error.html", text=visit.texts(refusal.key, **refusal.values), status=200)
+
+
+def error_page(visit: Visit, status: int) -> Response:
+    """A short page for an error that has no page of its own."""
+    key = status if status in (400, 403, 404, 405, 408, 413, 415, 503) else 500
+    return visit.page("error.html", status, text=visit.texts(f"http.{key}"))
+
+
+def failed(place: Place) -> Callable[[Request, Exception], Response]:
+    """Starlette's own refusals: no such page, not this method."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        response = error_page(Visit.of(place, request), status)
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)
+        return response
+
+    return answer
+
+
+class Headers:
+    """Puts what belongs on every answer on every answer."""
+
+    def __init__(self, app: ASGIApp, *, secure: bool, static: str) -> None:
+        self._app = app
+        self._headers = dict(HEADERS)
+        if secure:
+            self._headers["strict-transport-security"] = HSTS
+        self._static = static
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI calls it."""
+        if scope["type"] != "http":
+            return
+        headers = dict(self._headers)
+        if not scope["path"].startswith(self._static):
+            headers["cache-control"] = "no-store"
+
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                theirs = [pair for pair in message["headers"] if _stays(pair[0], headers)]
+                ours = [(name.encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = theirs + ours
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            # What even the error page could not be made of.
+            log.error("no answer", error=type(error).__name__)
+            if not started:
+                plain = PlainTextResponse("temporary failure", 500)
+                await plain(scope, receive, send_with_headers)
+
+
+def _stays(name: bytes, headers: dict[str, str]) -> bool:
+    return name.decode("latin-1").lower() not in headers
