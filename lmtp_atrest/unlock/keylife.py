@@ -288,6 +288,7 @@ class KeyLife:
                 record, present.vault_key, seal, vault_key, accept_admin=request.accept_admin
             )
         )
+        await self._service.note(after, "joined")
         return await self._changed(after, "joined", vaults_closed=len(after.closed))
 
     async def _older(
@@ -348,6 +349,7 @@ class KeyLife:
         )
         if request.compromised:
             await self._barrier()
+        await self._service.note(after, "rotated")
         return await self._changed(after, "rotated")
 
     async def _disable(self, request: AccountDisable, peer: Peer) -> Reply:
@@ -417,6 +419,7 @@ class KeyLife:
         after = await self._run(
             self._slots.remove_app_password, record, request.handle.lower(), vault_key
         )
+        await self._service.note(after, "app-password-removed")
         return await self._changed(after, "removed")
 
     async def _choose_admin(self, request: AccountAdmin, peer: Peer) -> Reply:
@@ -428,6 +431,7 @@ class KeyLife:
         after = await self._run(
             lambda: self._slots.set_admin_slot(record, vault_key, admin, wanted=request.wanted)
         )
+        await self._service.note(after, "admin-accepted" if request.wanted else "admin-refused")
         return await self._changed(after, "changed")
 
     # ---- shared

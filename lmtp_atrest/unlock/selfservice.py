@@ -88,7 +88,8 @@ class SelfService:
             vaults=self._open_vaults(record),
             readers=await self._service.evictor.count(record.names),
             progress=self._converting.progress(record.account_id),
-            since=_since(view),
+            since=await self._service.happened_last(record.account_id, "enabled") or _since(view),
+            activity=[asdict(event) for event in await self._service.happened(record.account_id)],
         )
 
     def _open_vaults(self, record: AccountRecord) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from lmtp_atrest.errors import (
     WrongSecret,
     WrongState,
 )
+from lmtp_atrest.keystore.activity import DAY_MS, OPENED, Activity, Event
 from lmtp_atrest.names import InvalidName, Names
 from lmtp_atrest.telemetry import alarm, logger
 from lmtp_atrest.unlock.evict import Evictor
@@ -54,6 +55,9 @@ REFUSED_TOO_MANY_KEYS = (
 )
 
 
+NOTED_LIMIT = 50_000
+
+
 class TooManyKeys(AtRestError):
     """The private keys of an account do not fit one reply of Dovecot's auth worker."""
 
@@ -77,6 +81,8 @@ class Service:
         self.accounts = accounts
         self.evictor = evictor
         self._notices = notices
+        self._activity = Activity(accounts.vaults.store)
+        self._noted_today: set[tuple[str, int, str, str]] = set()
         self.names = Names(config.names, config.lmtp.recipient_delimiter)
         self.now = now
         self.pool = pool or KdfPool()
@@ -171,7 +177,35 @@ class Service:
 
         `quiet`: milliseconds in which the same notice is not sent again.
         """
+        await self.note(record, kind, daily=quiet > 0)
         await asyncio.to_thread(self._notices.add, record, kind, quiet)
+
+    async def note(
+        self, record: AccountRecord, event: str, client: str = "", *, daily: bool = False
+    ) -> None:
+        """Have it shown to the account's owner what happened; never fails what it notes."""
+        now = self.accounts.milliseconds()
+        if daily:
+            key = record.account_id, now // DAY_MS, event, client
+            if key in self._noted_today:
+                return
+            if len(self._noted_today) >= NOTED_LIMIT:
+                self._noted_today.clear()
+            self._noted_today.add(key)
+        try:
+            await asyncio.to_thread(
+                self._activity.add, record.account_id, event, now, client, daily=daily
+            )
+        except AtRestError as error:
+            log.error("activity not noted", cause=str(error))
+
+    async def happened(self, account_id: str) -> list[Event]:
+        """What was noted of an account, newest first."""
+        return await asyncio.to_thread(self._activity.of, account_id)
+
+    async def happened_last(self, account_id: str, event: str) -> int | None:
+        """When this happened last, in milliseconds since 1970."""
+        return await asyncio.to_thread(self._activity.last, account_id, event)
 
     # ---- reader
 
@@ -185,6 +219,7 @@ class Service:
         vault = await self.opener.open(Try(record, request.secret, request.source))
         record = await self.settled(record, vault)
         log.info("opened for a reader", account=record.account_id, uid=peer.uid)
+        await self.note(record, OPENED, client_of("reader", request.source), daily=True)
         return Reply(
             "opened",
             {
@@ -304,6 +339,11 @@ _FOR_OWNERS = _FOR_EVERYBODY | {
     "bad-code",
     "usage",
 }
+
+
+def client_of(service: str, source: str) -> str:
+    """A client as its user is told of it."""
+    return f"{service}, {source}" if source else service
 
 
 def _base64(data: bytes) -> str:
