@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from lmtp_atrest.errors import ConfigError
+from lmtp_atrest.texts import Language
 
 SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # What may stand in a path as it is: no separator, no leading dot or dash.
@@ -375,6 +376,7 @@ class Notices(Section):
     smtp: str | None = "127.0.0.1:25"
     sender: str | None = None
     admin_use: bool = True
+    language: Language = "en"
 
     @field_validator("smtp")
     @classmethod
@@ -413,7 +415,7 @@ class Portal(Section):
     colours: Colours = Colours()
     support: str | None = None
     back: str | None = None
-    language: Literal["en", "de", "fr", "es"] = "en"
+    language: Language = "en"
     session: PortalSession = PortalSession()
 
     @field_validator("url")

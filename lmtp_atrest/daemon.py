@@ -45,6 +45,7 @@ from lmtp_atrest.portal import serving as portal
 from lmtp_atrest.site import make_directory, stores
 from lmtp_atrest.unlock import evict, serving
 from lmtp_atrest.unlock.hardening import harden
+from lmtp_atrest.unlock.telling import ProgressTeller
 
 BACKLOG = 256
 RESTART_SECONDS = 1.0
@@ -162,7 +163,9 @@ def run_convert(config: Config) -> None:
     states = States(config.conversion.state)
     states.open()
     records = Records(store, SitePublic.load(config.site.public))
-    Background(config, records, states, stopping).run()
+    tell = ProgressTeller(config.unlock.sockets)
+    Background(config, records, states, stopping, tell=tell).run()
+    tell.close()
     states.close()
     store.close()
 

@@ -5,7 +5,6 @@ import asyncio
 from starlette.responses import Response
 
 from lmtp_atrest.errors import Busy, WrongSecret
-from lmtp_atrest.portal.texts import LANGUAGES
 from lmtp_atrest.portal.visit import (
     LANGUAGE_COOKIE,
     LANGUAGE_SECONDS,
@@ -14,6 +13,7 @@ from lmtp_atrest.portal.visit import (
     busy,
 )
 from lmtp_atrest.telemetry import logger
+from lmtp_atrest.texts import LANGUAGES
 
 log = logger("portal")
 

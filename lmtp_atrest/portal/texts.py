@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lmtp_atrest.texts import LANGUAGES, catalogue
 
-LANGUAGES = ("en", "de", "fr", "es")
 DIRECTORY = Path(__file__).parent / "texts"
 ACCEPT_LIMIT = 200  # bytes of Accept-Language that are looked at
 
@@ -42,13 +41,9 @@ class Texts:
         return self("span.moments")
 
 
-def catalogues(directory: Path = DIRECTORY) -> dict[str, Texts]:
-    """All languages, read once at the start."""
-    found = {}
-    for language in LANGUAGES:
-        loaded = yaml.safe_load((directory / f"{language}.yaml").read_text("utf-8"))
-        found[language] = Texts(language, _flat(loaded))
-    return found
+def catalogues() -> dict[str, Texts]:
+    """All languages, read at the start."""
+    return {language: Texts(language, catalogue(DIRECTORY, language)) for language in LANGUAGES}
 
 
 def chosen(cookie: str | None, accept: str, otherwise: str) -> str:
@@ -73,13 +68,3 @@ def _wanted(accept: str) -> list[str]:
         if weight > 0:
             weighted.append((weight, tag.strip().lower().partition("-")[0]))
     return [tag for _, tag in sorted(weighted, key=lambda one: -one[0])]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value).strip()
-    return flat

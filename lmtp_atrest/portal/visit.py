@@ -18,8 +18,9 @@ from lmtp_atrest.errors import (
 from lmtp_atrest.portal.forms import Form
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.portal.sessions import Session, new_id
-from lmtp_atrest.portal.texts import LANGUAGES, Texts, chosen
+from lmtp_atrest.portal.texts import Texts, chosen
 from lmtp_atrest.secret import Secret
+from lmtp_atrest.texts import LANGUAGES
 from lmtp_atrest.unlock.protocol import Reply
 from lmtp_atrest.unlock.requests import PortalOverview
 from lmtp_atrest.unlock.requests import Request as Question
