@@ -186,11 +186,17 @@ class Visit:
             "refusal": self.refusal,
             "form": self.form,
         }
-        html = self.place.render(template, {**common, **values})
-        response = HTMLResponse(html, status)
+        response = HTMLResponse(self._html(template, {**common, **values}), status)
         if self.refusal is not None and "seconds" in self.refusal.values:
             response.headers["Retry-After"] = str(self.refusal.values["seconds"])
         return self.with_cookies(response)
+
+    def _html(self, template: str, values: dict[str, Any]) -> str:
+        """A refusal stands beside its field; at the top where the page has no such field."""
+        html = self.place.render(template, {**values, "refusal_on_top": False})
+        if self.refusal is None or f'id="{self.refusal.field}-wrong"' in html:
+            return html
+        return self.place.render(template, {**values, "refusal_on_top": True})
 
     def redirect(self, to: str = "", flash: str = "") -> Response:
         """To another page of the portal; `flash` is the text to be shown there."""
