@@ -7,11 +7,12 @@ from urllib.parse import quote
 import pytest
 
 from lmtp_atrest.crypto import recovery_code
-from lmtp_atrest.errors import TemporaryFailure
 from lmtp_atrest.portal.app import PAGES
+from lmtp_atrest.portal.imap import ImapLogin
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.portal.shell import Page
 from tests.portal.browsing import Browser, browser
+from tests.ports import free_port
 from tests.unlock.conftest import ALICE, BOB
 from tests.unlock.running import Running
 
@@ -293,11 +294,7 @@ async def test_many_at_once_are_answered(place: Place) -> None:
 
 
 async def test_an_imap_server_that_is_gone_lets_nobody_in(place: Place, visitor: Browser) -> None:
-    async def gone(*_arguments: object) -> bool:
-        raise TemporaryFailure("gone")
-
-    assert place.imap is not None
-    place.imap.accepts = gone  # type: ignore[method-assign]
+    place.imap = ImapLogin(f"imap://127.0.0.1:{free_port()}")
     await visitor.sign_in(BOB, "bob's own password")
     assert visitor.page.status_code == 503
 
