@@ -8,22 +8,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from starlette.types import ASGIApp
 
 from lmtp_atrest.portal.app import build
 from lmtp_atrest.portal.place import Place
 
 URL = "https://mail.example.org/keys/"
+CODE = re.compile(r'id="code">([0-9A-Z]{4}(?:-[0-9A-Z]{4}){6})<')
 TOKEN = re.compile(r'name="token" value="([0-9a-f]{64})"')
 
 
 class Browser:
     """One visitor; `page` is what was last seen."""
 
-    def __init__(self, app: ASGIApp, url: str = URL, source: str = "192.0.2.1") -> None:
-        transport = httpx.ASGITransport(app, client=(source, 40000))
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.client = httpx.AsyncClient(
-            transport=transport, base_url=url, headers={"accept-language": "en"}
+            transport=transport, base_url=url, headers={"accept-language": "en"}, timeout=60
         )
         self.path = urlsplit(url).path
         self.page: httpx.Response = httpx.Response(204)
@@ -71,7 +70,15 @@ class Browser:
 
 @asynccontextmanager
 async def browser(place: Place, source: str = "192.0.2.1") -> AsyncIterator[Browser]:
-    """A visitor from this address."""
-    found = Browser(build(place), place.portal.url, source)
+    """A visitor from this address, to a portal in the test's own process."""
+    transport = httpx.ASGITransport(build(place), client=(source, 40000))
+    found = Browser(place.portal.url, transport)
     async with found.client:
         yield found
+
+
+def code_on(visitor: Browser) -> str:
+    """The recovery code on the page."""
+    found = CODE.search(visitor.page.text)
+    assert found, visitor.text
+    return found[1]

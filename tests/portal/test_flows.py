@@ -6,19 +6,12 @@ from lmtp_atrest.crypto.records import State
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.unlock.requests import ConvertProgress, Open, Role
-from tests.portal.browsing import Browser, browser
+from tests.portal.browsing import CODE, Browser, browser, code_on
 from tests.unlock.conftest import ALICE, BOB, PASSWORD
 from tests.unlock.running import Running
 
-CODE = re.compile(r'id="code">([0-9A-Z]{4}(?:-[0-9A-Z]{4}){6})<')
 APP_PASSWORD = re.compile(r'id="app-password">(ap-[0-9a-z-]+)<')
 NEW = "wobbly-lantern-orchid-forty"
-
-
-def code_on(visitor: Browser) -> str:
-    found = CODE.search(visitor.page.text)
-    assert found, visitor.text
-    return found[1]
 
 
 async def test_bob_switches_encryption_on_and_keeps_the_code(visitor: Browser) -> None:
