@@ -51,7 +51,7 @@ def init(path: Path) -> None:
 @config_option
 @click.option(
     "--only",
-    type=click.Choice(["lmtp", "unlock", "evict", "convert"]),
+    type=click.Choice(["lmtp", "unlock", "evict", "convert", "portal"]),
     multiple=True,
     help="Run this service instead of all; may be repeated.",
 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from lmtp_atrest.config import Config
+from lmtp_atrest.errors import TemporaryFailure
 from lmtp_atrest.portal.app import build
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.telemetry import logger
@@ -30,7 +31,7 @@ class _Server(uvicorn.Server):
 
 async def serve(config: Config, listening: socket.socket, stopping: asyncio.Event) -> None:
     """Answer on this socket until `stopping` is set; requests under way are answered."""
-    server = _Server(_settings(config))
+    server = _Server(_loaded(_settings(config)))
     log.info("serving", url=config.portal.url)
     waiting = asyncio.create_task(_stop(server, stopping))
     try:
@@ -38,6 +39,15 @@ async def serve(config: Config, listening: socket.socket, stopping: asyncio.Even
     finally:
         waiting.cancel()
         log.info("stopped")
+
+
+def _loaded(settings: uvicorn.Config) -> uvicorn.Config:
+    try:
+        settings.load()
+    except OSError as error:  # also of a certificate that is none
+        message = f"portal: {settings.ssl_certfile} or its key cannot be used: {error.strerror}"
+        raise TemporaryFailure(message) from error
+    return settings
 
 
 async def _stop(server: uvicorn.Server, stopping: asyncio.Event) -> None:

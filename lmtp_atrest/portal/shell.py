@@ -85,6 +85,8 @@ def endpoint(place: Place, page: Page) -> Callable[[Request], Awaitable[Response
 
 async def _answer(page: Page, visit: Visit) -> Response:
     if visit.session is None and not page.open_to_strangers:
+        if _from_elsewhere(visit):
+            return visit.page("again.html")
         return visit.redirect("sign-in")
     if visit.request.method == "POST":
         visit.form = await forms.read(visit.request)
@@ -101,6 +103,13 @@ async def _answer(page: Page, visit: Visit) -> Response:
             raise
         visit.refusal = refusal
         return await page.show(visit)
+
+
+def _from_elsewhere(visit: Visit) -> bool:
+    """Whether a link on another site led here: then the browser keeps the session's cookie back,
+    and sends it when the page asks for itself once more."""
+    fetched = visit.request.headers.get("sec-fetch-site", "")
+    return visit.request.method == "GET" and fetched == "cross-site" and not visit.session_id
 
 
 def _refused(visit: Visit, refusal: Refusal) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from lmtp_atrest.crypto import recovery_code
@@ -145,6 +146,18 @@ async def test_cookies_are_closed_to_scripts_and_to_other_sites(visitor: Browser
         "samesite=strict",
         "secure",
     ]
+
+
+async def test_a_link_in_the_webmail_leads_to_the_session_that_is_open(visitor: Browser) -> None:
+    """A strict cookie is not sent along with a click on another site's page."""
+    await visitor.sign_in(ALICE, "correct horse")
+    kept = visitor.client.cookies
+    visitor.client.cookies = httpx.Cookies()
+    await visitor.get("activity", **{"sec-fetch-site": "cross-site"})
+    assert 'http-equiv="refresh" content="0; url=/keys/activity"' in visitor.page.text
+    visitor.client.cookies = kept
+    await visitor.get("activity", **{"sec-fetch-site": "same-origin"})
+    assert visitor.at == "activity"
 
 
 async def test_sessions_end_by_idle_time_and_by_age(visitor: Browser, unlock: Running) -> None:
