@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import imaplib
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from lmtp_atrest.errors import Busy, TemporaryFailure
 from lmtp_atrest.secret import Secret
 
 SECONDS = 20.0  # for each step; Dovecot holds back the answer to a wrong password for some
-AT_ONCE = 8
+AT_ONCE = 32
 
 
 class ImapLogin:
@@ -23,6 +24,8 @@ class ImapLogin:
         self._tls = parts.scheme == "imaps"
         self._port = parts.port or (993 if self._tls else 143)
         self._context = context or ssl.create_default_context()
+        # Of its own: whoever waits for the server keeps nothing else waiting.
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="imap")
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def accepts(self, name: str, secret: Secret) -> bool:
@@ -32,7 +35,8 @@ class ImapLogin:
             message = "too many wait for the IMAP server"
             raise Busy(message, 2.0)
         async with self._room:
-            return await asyncio.to_thread(self._accepts, name, secret)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._accepts, name, secret)
 
     def _accepts(self, name: str, secret: Secret) -> bool:
         try:

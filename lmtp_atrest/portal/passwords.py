@@ -13,11 +13,8 @@ from lmtp_atrest.portal.standing import Standing
 from lmtp_atrest.portal.visit import Refusal, Visit, busy
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.strength import judge
-from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.protocol import Reply
 from lmtp_atrest.unlock.requests import AccountJoin, AccountPassword, AccountRecover, Request
-
-log = logger("portal")
 
 JUDGING_LIMIT = 8
 _judging = asyncio.Semaphore(JUDGING_LIMIT)
@@ -59,7 +56,7 @@ async def recover(visit: Visit) -> Response:
     code, new = visit.secret("code"), await _new_secret(visit, name)
     at_site = visit.place.config.site.password_command is not None
     question = AccountRecover(name, code, new, source=visit.source, at_site=at_site)
-    reply = await _by_secret(visit, question, "code", "forgot.wrong")
+    reply = await _by_secret(visit, question, "code", "forgot.wrong", Refusal("forgot.refused"))
     found = str(reply["names"][0])
     _start_anew(visit, found)
     if "code" not in reply.fields:
@@ -89,7 +86,8 @@ async def join(visit: Visit) -> Response:
         accept_admin=visit.form.ticked("accept_admin"),
         source=visit.source,
     )
-    reply = await _by_secret(visit, question, "old", "changed.wrong")
+    asked = Refusal("changed.admin", "accept_admin")
+    reply = await _by_secret(visit, question, "old", "changed.wrong", asked)
     _start_anew(visit, str(reply["names"][0]))
     return visit.redirect(flash="changed.done")
 
@@ -99,15 +97,20 @@ async def join(visit: Visit) -> Response:
 
 async def strength(visit: Visit) -> Response:
     """How hard a password would be to guess, in words, for the script beside the field."""
+    secret = visit.form.secret("new")
+    if not secret:
+        return JSONResponse({"score": 0, "text": ""})
+    score = await _score(visit, secret, visit.name or visit.form.text("name"))
+    return JSONResponse({"score": score, "text": visit.texts(f"strength.{score}")})
+
+
+async def _score(visit: Visit, secret: Secret, name: str) -> int:
+    """0 to 4; each takes some 50 ms, so not for more at once than would be people."""
     if _judging.locked():
         raise Refusal("error.busy", status=429, seconds=1)
     async with _judging:
-        secret = visit.form.secret("new")
-        if not secret:
-            return JSONResponse({"score": 0, "text": ""})
-        about = (visit.name or visit.form.text("name"), visit.place.portal.name)
-        found = await asyncio.to_thread(judge, secret, about)
-    return JSONResponse({"score": found.score, "text": visit.texts(f"strength.{found.score}")})
+        about = (name, visit.place.portal.name)
+        return (await asyncio.to_thread(judge, secret, about)).score
 
 
 # ---- shared
@@ -130,14 +133,18 @@ def _repeated(visit: Visit) -> Secret:
 async def _new_secret(visit: Visit, name: str) -> Secret:
     """A password that was typed twice, and that the site finds hard enough to guess."""
     new = _repeated(visit)
-    found = await asyncio.to_thread(judge, new, (name, visit.place.portal.name))
-    if found.score < visit.place.config.atrest.minimum_strength:
-        raise Refusal("secret.too-weak", "new", strength=visit.texts(f"strength.{found.score}"))
+    score = await _score(visit, new, name)
+    if score < visit.place.config.atrest.minimum_strength:
+        raise Refusal("secret.too-weak", "new", strength=visit.texts(f"strength.{score}"))
     return new
 
 
-async def _by_secret(visit: Visit, question: Request, field: str, wrong: str) -> Reply:
+async def _by_secret(
+    visit: Visit, question: Request, field: str, wrong: str, asked: Refusal
+) -> Reply:
     """The answer to somebody whom only the secret in the question names.
+
+    `asked` is the refusal for what is not done although the secret is right.
 
     One refusal for a name that is nobody's, mail that is not encrypted, and a secret that is
     wrong, and all at the same time.
@@ -149,11 +156,8 @@ async def _by_secret(visit: Visit, question: Request, field: str, wrong: str) ->
         raise Refusal("code.typo", field) from None
     except Busy as error:
         raise busy(error) from None
-    except UsageError as error:
-        if visit.session is None:
-            await visit.place.hold_back(began)
-        log.info("not joined or recovered", cause=type(error).__name__)
-        raise Refusal("changed.admin", "accept_admin") from None
+    except UsageError:
+        raise asked from None
     except (WrongSecret, WrongState, NotFound):
         await visit.place.hold_back(began)
         raise Refusal(wrong, field, 403) from None

@@ -149,10 +149,10 @@ class KeyLife:
         typed = recovery_code.read(request.code.reveal())
         code = recovery_code.generate()
         record = await self._administration.existing(request.name)
-        warning = await self._checked_strength(request.new_secret, record.names)
         opened = await self._run(
             lambda: self._accounts.open(record, typed, SlotKind.RECOVERY_CODE)
         )
+        warning = await self._checked_strength(request.new_secret, record.names)
         if request.at_site:
             warning |= await self._set_at_site(record.names[0], request.new_secret)
         after = await self._run(
@@ -270,6 +270,9 @@ class KeyLife:
         return await self._changed(after, "changed")
 
     async def _join(self, request: AccountJoin, peer: Peer) -> Reply:
+        if request.by in KINDS:
+            # A typing error is told before anything is said about the account.
+            typed_secret(request.secret, request.by)
         record = await self._administration.existing(request.name)
         vault_key, seal = await self._older(record, request, peer)
         if request.by == "admin":

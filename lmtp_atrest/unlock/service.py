@@ -307,6 +307,8 @@ def failure(error: AtRestError, request: Request, peer: Peer) -> Reply:
         log.error("failed", op=operation, cause=str(error))
     if isinstance(error, Busy) and peer.role is not Role.DOVECOT:
         fields["retry_after"] = round(error.retry_after, 1)
+    if isinstance(error, InvalidName) and peer.role is Role.PORTAL:
+        result = "not-found"
     if isinstance(error, TooManyKeys):
         result, fields["reason"] = "refused", REFUSED_TOO_MANY_KEYS
     elif peer.role is Role.ADMIN:
@@ -335,7 +337,6 @@ _FOR_OWNERS = _FOR_EVERYBODY | {
     "not-found",
     "conflict",
     "wrong-state",
-    "invalid-name",
     "bad-code",
     "usage",
 }

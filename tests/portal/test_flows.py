@@ -2,10 +2,11 @@
 
 import re
 
+from lmtp_atrest.config import AtRest
 from lmtp_atrest.crypto.records import State
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.secret import Secret
-from lmtp_atrest.unlock.requests import ConvertProgress, Open, Role
+from lmtp_atrest.unlock.requests import AccountReset, ConvertProgress, Open, Role
 from tests.portal.browsing import CODE, Browser, browser, code_on
 from tests.unlock.conftest import ALICE, BOB, PASSWORD
 from tests.unlock.running import Running
@@ -150,6 +151,48 @@ async def test_progress_of_older_mail_is_shown(visitor: Browser, unlock: Running
         "running": True,
         "text": "1200 encrypted, 300 still to do",
     }
+
+
+async def test_where_administrators_enrol_users_do_not(unlock: Running, place: Place) -> None:
+    closed = AtRest(enrolment="closed")
+    place.config = place.config.model_copy(update={"atrest": closed})
+    async with browser(place) as visitor:
+        await visitor.sign_in(BOB, "bob's own password")
+        assert "the administrators switch encryption on" in visitor.text
+        await visitor.submit("switch-on", secret="bob's own password", understood="yes")
+        assert "the administrators switch encryption on" in visitor.text
+    record = unlock.site.accounts.record(BOB)
+    assert record is not None and record.state is State.PLAIN
+
+
+async def test_mail_closed_by_a_reset_is_joined_and_admin_recovery_asked_about(
+    visitor: Browser, unlock: Running
+) -> None:
+    unlock.site.admin.set_policy("allowed")
+    unlock.site.admin.set(place_password())
+    async with await unlock.connect(Role.ADMIN) as admin:
+        await admin.ask(AccountReset(ALICE, Secret(NEW.encode())))
+    fields = {"name": ALICE, "new": NEW, "repeat": NEW, "by": "password", "old": "correct horse"}
+    await visitor.submit("changed", **fields)
+    assert "tick the box" in visitor.text
+    await visitor.submit("changed", accept_admin="yes", **fields)
+    assert "opens with your present password again" in visitor.text
+    record = unlock.site.accounts.record(ALICE)
+    assert record is not None and not record.closed
+
+
+async def test_the_strength_of_a_new_password_is_told_in_words(visitor: Browser) -> None:
+    await visitor.get("forgot")
+    told = []
+    for new in ("", "password1", NEW):
+        answer = await visitor.client.post("strength", data={"token": visitor.token, "new": new})
+        told.append((answer.json()["score"], answer.json()["text"]))
+    assert told == [(0, ""), (0, "very easy to guess"), (4, "very hard to guess")]
+    fields = {"name": ALICE, "code": "x", "new": "password1", "repeat": "password1"}
+    await visitor.submit("forgot", **fields)
+    assert "too easy to guess: very easy to guess" in visitor.text
+    await visitor.submit("forgot", **{**fields, "repeat": "another"})
+    assert "type the new password twice" in visitor.text
 
 
 # ---- what happens elsewhere meanwhile

@@ -231,7 +231,7 @@ async def test_unknown_wrong_and_not_encrypted_are_told_alike_and_as_late(
 ) -> None:
     place._refusal_seconds = 0.6
     seen: dict[str, tuple[str, float]] = {}
-    pages = {
+    pages: dict[str, dict[str, str]] = {
         "sign-in": {"secret": "wrong"},
         "changed": {"old": "wrong", "new": "n", "repeat": "n", "by": "password"},
         "forgot": {
@@ -254,6 +254,18 @@ async def test_unknown_wrong_and_not_encrypted_are_told_alike_and_as_late(
         times = [seconds for key, (_, seconds) in seen.items() if key.startswith(page)]
         assert min(times) > 0.55, times
         assert max(times) - min(times) < 0.25, times
+
+
+@pytest.mark.parametrize("page", ["forgot", "changed"])
+async def test_a_typing_error_in_a_code_says_nothing_about_the_account(
+    page: str, place: Place
+) -> None:
+    fields = {"old": "ABCD", "code": "ABCD", "by": "code"}
+    new = {"new": "wobbly-lantern-orchid-forty", "repeat": "wobbly-lantern-orchid-forty"}
+    for who in (ALICE, BOB, "nobody@example.org"):
+        async with browser(place) as one:
+            await one.submit(page, name=who, **fields, **new)
+            assert "There is a typing error in the code" in one.text, who
 
 
 async def test_guessing_is_slowed_down_for_names_that_exist_and_those_that_do_not(
