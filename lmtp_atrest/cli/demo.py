@@ -135,7 +135,7 @@ class Story:
         user = pwd.getpwuid(os.geteuid()).pw_name
         path = self.root / "lmtp-atrest.yaml"
         values = {"root": self.root, "user": user, "imap": self.imap.address, **ports}
-        path.write_text(CONFIG.format_map(values))
+        path.write_text((CONFIG + WITH_PORTAL).format_map(values))
         path.chmod(0o644)
         config = load_config(path)
         site.initialise(config)
@@ -441,6 +441,9 @@ unlock:
   cache: none
   evict: {{socket: null}}
 notices: {{smtp: null}}
+"""
+# Slowly, so that the portal's bar can be watched.
+WITH_PORTAL = """\
 conversion: {{state: "sqlite:///{root}/store/conversion.db", messages_per_second: 1}}
 portal:
   listen: "127.0.0.1:{portal}"
