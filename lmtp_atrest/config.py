@@ -475,6 +475,15 @@ class Portal(Section):
         return urlsplit(self.url).path.rstrip("/")
 
     @property
+    def origin(self) -> str:
+        """Its scheme, host and port, as browsers write them."""
+        parts = urlsplit(self.url)
+        default = {"http": 80, "https": 443}[parts.scheme]
+        port = "" if parts.port in (None, default) else f":{parts.port}"
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{parts.scheme}://{host}{port}"
+
+    @property
     def secure(self) -> bool:
         """Whether browsers reach it by https, so that its cookie may be sent so only."""
         return self.url.startswith("https://")

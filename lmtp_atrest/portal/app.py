@@ -37,7 +37,7 @@ PAGES = (
     Page("/thaw", ways.show_freeze, ways.thaw),
     Page("/admin-recovery", ways.show_admin_recovery, ways.choose_admin_recovery),
     Page("/lock", None, overview.lock),
-    Page("/progress", overview.progress),
+    Page("/progress", overview.progress, by_script=True),
     Page("/activity", overview.show_activity),
 )
 COLOURS = """:root {{ --accent: {light} }}

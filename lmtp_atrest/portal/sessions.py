@@ -46,16 +46,17 @@ class Sessions:
             self._sessions.popitem(last=False)
         return session_id, session
 
-    def find(self, session_id: str) -> Session | None:
-        """The session of this id, unless it is over; it counts as used now."""
+    def find(self, session_id: str, *, used: bool = True) -> Session | None:
+        """The session of this id, unless it is over; it counts as used now where somebody was."""
         session, now = self._sessions.get(_hidden(session_id)), self._now()
         if session is None:
             return None
         if now >= session.used + self._idle or now >= session.created + self._age:
             self.end(session_id)
             return None
-        session.used = now
-        self._sessions.move_to_end(_hidden(session_id))
+        if used:
+            session.used = now
+            self._sessions.move_to_end(_hidden(session_id))
         return session
 
     def end(self, session_id: str) -> None:

@@ -46,6 +46,7 @@ class Page:
     show: Handler | None = None
     act: Handler | None = None
     open_to_strangers: bool = False
+    by_script: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -57,7 +58,7 @@ def endpoint(place: Place, page: Page) -> Callable[[Request], Awaitable[Response
     """The page as Starlette calls it."""
 
     async def answer(request: Request) -> Response:
-        visit = Visit.of(place, request)
+        visit = Visit.of(place, request, by_script=page.by_script)
         try:
             return await _answer(page, visit)
         except Refusal as refusal:

@@ -55,11 +55,12 @@ class Visit:
     _overview: Reply | None = None
 
     @classmethod
-    def of(cls, place: Place, request: Request) -> "Visit":
-        """Find out who asks."""
+    def of(cls, place: Place, request: Request, *, by_script: bool = False) -> "Visit":
+        """Find out who asks; a script that asks again and again keeps no session alive."""
         visit = cls(place, request)
         visit.session_id = request.cookies.get(visit.cookie("session"), "")
-        visit.session = place.sessions.find(visit.session_id) if visit.session_id else None
+        if visit.session_id:
+            visit.session = place.sessions.find(visit.session_id, used=not by_script)
         visit.form_cookie = request.cookies.get(visit.cookie("form"), "")
         return visit
 
@@ -121,7 +122,7 @@ class Visit:
     @property
     def origin(self) -> str:
         """The portal's own origin."""
-        return "/".join(self.place.portal.url.split("/")[:3])
+        return self.place.portal.origin
 
     # ---- asking
 
