@@ -469,25 +469,6 @@ class Portal(Section):
             raise ValueError(message)
         return self
 
-    @property
-    def path(self) -> str:
-        """Where the portal begins below its host, without a slash at the end."""
-        return urlsplit(self.url).path.rstrip("/")
-
-    @property
-    def origin(self) -> str:
-        """Its scheme, host and port, as browsers write them."""
-        parts = urlsplit(self.url)
-        default = {"http": 80, "https": 443}[parts.scheme]
-        port = "" if parts.port in (None, default) else f":{parts.port}"
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"{parts.scheme}://{host}{port}"
-
-    @property
-    def secure(self) -> bool:
-        """Whether browsers reach it by https, so that its cookie may be sent so only."""
-        return self.url.startswith("https://")
-
 
 def _is_loopback(host: str) -> bool:
     try:

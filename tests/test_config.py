@@ -8,6 +8,7 @@ import yaml
 from lmtp_atrest import config
 from lmtp_atrest.config import Config
 from lmtp_atrest.errors import ConfigError
+from lmtp_atrest.portal.address import Address
 
 COMMENTED = Path(config.__file__).parent / "lmtp-atrest.yaml"
 BAD = sorted((Path(__file__).parent / "bad_configs").iterdir())
@@ -131,4 +132,4 @@ def test_the_portal_s_address_says_where_it_is(
     url: str, origin: str, path: str, secure: bool
 ) -> None:
     portal = config.parse(f"portal: {{url: '{url}'}}").portal
-    assert (portal.origin, portal.path, portal.secure) == (origin, path, secure)
+    assert Address.of(portal.url) == Address(origin, path, secure)

@@ -47,7 +47,7 @@ COLOURS = """:root {{ --accent: {light} }}
 
 def build(place: Place) -> ASGIApp:
     """The whole portal, below the path of its address."""
-    base = place.portal.path
+    base = place.address.path
     routes: list[BaseRoute] = [
         Route(page.path, endpoint(place, page), methods=page.methods) for page in PAGES
     ]
@@ -60,7 +60,7 @@ def build(place: Place) -> ASGIApp:
         routes=[Mount(base, routes=routes)] if base else routes,
         exception_handlers={HTTPException: failed(place), Exception: failed(place)},
     )
-    return Headers(app, secure=place.portal.secure, static=f"{base}/static/")
+    return Headers(app, secure=place.address.secure, static=f"{base}/static/")
 
 
 def _colours(place: Place) -> Endpoint:

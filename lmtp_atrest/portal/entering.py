@@ -78,8 +78,8 @@ async def choose_language(visit: Visit) -> Response:
             LANGUAGE_COOKIE,
             language,
             max_age=LANGUAGE_SECONDS,
-            path=visit.place.portal.path or "/",
-            secure=visit.place.portal.secure,
+            path=visit.place.address.path or "/",
+            secure=visit.place.address.secure,
             httponly=True,
             samesite="strict",
         )

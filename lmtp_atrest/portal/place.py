@@ -10,6 +10,7 @@ import jinja2
 
 from lmtp_atrest.config import Config
 from lmtp_atrest.errors import TemporaryFailure
+from lmtp_atrest.portal.address import Address
 from lmtp_atrest.portal.imap import ImapLogin
 from lmtp_atrest.portal.sessions import Sessions
 from lmtp_atrest.portal.texts import Texts, catalogues
@@ -37,6 +38,7 @@ class Place:
     ) -> None:
         self.config = config
         self.portal = config.portal
+        self.address = Address.of(config.portal.url)
         address = config.portal.authenticate
         self.imap = imap or (ImapLogin(address) if address else None)
         self.texts: dict[str, Texts] = catalogues()

@@ -122,7 +122,7 @@ class Visit:
     @property
     def origin(self) -> str:
         """The portal's own origin."""
-        return self.place.portal.origin
+        return self.place.address.origin
 
     # ---- asking
 
@@ -177,8 +177,8 @@ class Visit:
             "t": texts,
             "language": texts.language,
             "languages": LANGUAGES,
-            "here": self.request.url.path.removeprefix(self.place.portal.path).strip("/"),
-            "base": self.place.portal.path,
+            "here": self.request.url.path.removeprefix(self.place.address.path).strip("/"),
+            "base": self.place.address.path,
             "portal": self.place.portal,
             "config": self.place.config,
             "name": self.name,
@@ -203,7 +203,7 @@ class Visit:
         """To another page of the portal; `flash` is the text to be shown there."""
         if flash and self.session is not None:
             self.session.flash = flash
-        location = f"{self.place.portal.path}/{to}"
+        location = f"{self.place.address.path}/{to}"
         return self.with_cookies(RedirectResponse(location, 303))
 
     def with_cookies(self, response: Response) -> Response:
@@ -213,8 +213,8 @@ class Visit:
                 name,
                 value,
                 max_age=age,
-                path=self.place.portal.path or "/",
-                secure=self.place.portal.secure,
+                path=self.place.address.path or "/",
+                secure=self.place.address.secure,
                 httponly=True,
                 samesite="strict",
             )
@@ -222,9 +222,9 @@ class Visit:
 
     def cookie(self, what: str) -> str:
         """The name of a cookie: with a prefix that keeps neighbouring hosts from setting it."""
-        if not self.place.portal.secure:
+        if not self.place.address.secure:
             return f"atrest-{what}"
-        prefix = "__Secure-" if self.place.portal.path else "__Host-"
+        prefix = "__Secure-" if self.place.address.path else "__Host-"
         return f"{prefix}atrest-{what}"
 
 

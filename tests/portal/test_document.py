@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmtp_atrest import config
+from lmtp_atrest.portal.address import Address
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/portal.md").read_text(), re.M | re.S)
@@ -22,4 +23,4 @@ def test_the_proxies_lead_to_where_the_document_listens(name: str) -> None:
     text = (ROOT / "deploy" / name).read_text()
     assert f'portal: {{listen: "{portal.listen}", url: "{portal.url}"}}' in text
     assert re.search(rf"(proxy_pass http://|reverse_proxy /keys/\* ){portal.listen}\b", text)
-    assert f"{portal.path}/" in text
+    assert f"{Address.of(portal.url).path}/" in text
