@@ -63,7 +63,7 @@ def serve(config: Config, only: tuple[str, ...]) -> None:
 
     as_json = {"auto": None, "json": True, "console": False}[config.log.format]
     telemetry.configure(config.log.level, json=as_json)
-    if not only or "unlock" in only:
+    if not only or {"unlock", "portal"} & set(only):
         config = suitable(config)
     sys.exit(daemon.serve(config, only))
 
