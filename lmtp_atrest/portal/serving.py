@@ -14,7 +14,7 @@ from lmtp_atrest.portal.app import build
 from lmtp_atrest.portal.place import Place
 from lmtp_atrest.telemetry import logger
 
-CONNECTIONS_LIMIT = 200
+CONNECTIONS_LIMIT = 1000  # then a bare 503 without a page; requests have a limit of their own
 KEEP_ALIVE_SECONDS = 15
 DRAIN_SECONDS = 20
 
@@ -31,6 +31,9 @@ class _Server(uvicorn.Server):
 
 async def serve(config: Config, listening: socket.socket, stopping: asyncio.Event) -> None:
     """Answer on this socket until `stopping` is set; requests under way are answered."""
+    # asyncio leaves it off for a socket that was made without naming the protocol: the body of an
+    # answer, written after its head, then waits 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(_loaded(_settings(config)))
     log.info("serving", url=config.portal.url)
     waiting = asyncio.create_task(_stop(server, stopping))

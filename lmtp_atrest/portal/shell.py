@@ -34,6 +34,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 HSTS = "max-age=31536000"
+REQUESTS_LIMIT = 200
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
@@ -138,43 +139,64 @@ def failed(place: Place) -> Callable[[Request, Exception], Response]:
 
 
 class Headers:
-    """Puts what belongs on every answer on every answer."""
+    """Puts what belongs on every answer on every answer; lets no more in than can be answered."""
 
-    def __init__(self, app: ASGIApp, *, secure: bool, static: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, secure: bool, static: str, limit: int = REQUESTS_LIMIT
+    ) -> None:
         self._app = app
         self._headers = dict(HEADERS)
         if secure:
             self._headers["strict-transport-security"] = HSTS
         self._static = static
+        self._limit = limit
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI calls it."""
         if scope["type"] != "http":
             return
-        headers = dict(self._headers)
-        if not scope["path"].startswith(self._static):
-            headers["cache-control"] = "no-store"
-
-        started = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                theirs = [pair for pair in message["headers"] if _stays(pair[0], headers)]
-                ours = [(name.encode(), value.encode()) for name, value in headers.items()]
-                message["headers"] = theirs + ours
-            await send(message)
-
+        answer = _Answer(send, self._headers_of(scope["path"]))
+        self._under_way += 1
         try:
-            await self._app(scope, receive, send_with_headers)
+            if self._under_way > self._limit:
+                await _BUSY(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
         except Exception as error:
             # What even the error page could not be made of.
             log.error("no answer", error=type(error).__name__)
-            if not started:
-                plain = PlainTextResponse("temporary failure", 500)
-                await plain(scope, receive, send_with_headers)
+            if not answer.started:
+                await _FAILED(scope, receive, answer)
+        finally:
+            self._under_way -= 1
+
+    def _headers_of(self, path: str) -> dict[str, str]:
+        if path.startswith(self._static):
+            return self._headers
+        return {**self._headers, "cache-control": "no-store"}
 
 
-def _stays(name: bytes, headers: dict[str, str]) -> bool:
-    return name.decode("latin-1").lower() not in headers
+_BUSY = PlainTextResponse("busy, please try again", 503, {"retry-after": "5"})
+_FAILED = PlainTextResponse("temporary failure", 500)
+
+
+class _Answer:
+    """What the page sends, with our headers in place of its own of the same name."""
+
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+        self._send = send
+        self._headers = headers
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            theirs = [
+                (name, value)
+                for name, value in message["headers"]
+                if name.decode("latin-1").lower() not in self._headers
+            ]
+            ours = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+            message["headers"] = theirs + ours
+        await self._send(message)

@@ -6,12 +6,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from lmtp_atrest.crypto import recovery_code
 from lmtp_atrest.portal.app import PAGES
 from lmtp_atrest.portal.imap import ImapLogin
 from lmtp_atrest.portal.place import Place
-from lmtp_atrest.portal.shell import Page
+from lmtp_atrest.portal.shell import Headers, Page
 from tests.portal.browsing import Browser, browser
 from tests.ports import free_port
 from tests.unlock.conftest import ALICE, BOB
@@ -318,6 +320,29 @@ async def test_many_at_once_are_answered(place: Place) -> None:
             return visitor.page.status_code
 
     assert set(await asyncio.gather(*map(one, range(20)))) == {200}
+
+
+async def test_more_than_can_be_answered_are_told_so_with_all_headers() -> None:
+    arrived, open_up = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.release()
+        await open_up.wait()
+        await PlainTextResponse("at last")(scope, receive, send)
+
+    app = Headers(slow, secure=True, static="/static/", limit=2)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="https://portal.test") as client:
+        waiting = [asyncio.create_task(client.get("/")) for _ in range(2)]
+        for _ in waiting:
+            await arrived.acquire()
+        refused = await client.get("/")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "5"
+        assert EXPECTED_HEADERS.items() <= dict(refused.headers).items()
+        open_up.set()
+        assert [(await one).text for one in waiting] == ["at last"] * 2
+        assert (await client.get("/")).status_code == 200
 
 
 async def test_an_imap_server_that_is_gone_lets_nobody_in(place: Place, visitor: Browser) -> None:
