@@ -442,9 +442,8 @@ unlock:
   evict: {{socket: null}}
 notices: {{smtp: null}}
 """
-# Slowly, so that the portal's bar can be watched.
 WITH_PORTAL = """\
-conversion: {{state: "sqlite:///{root}/store/conversion.db", messages_per_second: 1}}
+conversion: {{state: "sqlite:///{root}/store/conversion.db"}}
 portal:
   listen: "127.0.0.1:{portal}"
   url: http://127.0.0.1:{portal}/

@@ -112,8 +112,11 @@ class Visit:
 
     def is_forged(self) -> bool:
         """Whether the form came from another site's page, or from another session's."""
-        origin = self.request.headers.get("origin", self.origin)
-        if origin != self.origin:
+        # `null` is what browsers say of our own pages, as these send no referrer: then the other
+        # header tells, where the browser has it.
+        origin = self.request.headers.get("origin", "null")
+        fetched = self.request.headers.get("sec-fetch-site", "same-origin")
+        if origin not in ("null", self.origin) or fetched != "same-origin":
             return True
         cookie = self.session_id if self.session is not None else self.form_cookie
         token = self.form.text("token")

@@ -100,13 +100,22 @@ async def test_forged_forms_do_nothing(page: Page, place: Place, visitor: Browse
         ({"token": "0" * 64}, {}),
         ({"token": others}, {}),
         ({"token": mine}, {"origin": "https://evil.example"}),
-        ({"token": mine}, {"origin": "null"}),
+        ({"token": mine}, {"origin": "null", "sec-fetch-site": "cross-site"}),
+        ({"token": mine}, {"origin": "null", "sec-fetch-site": "same-site"}),
         ({"token": mine}, {"origin": "https://mail.example.org.evil.example"}),
     ]
     for values, headers in forged:
         answer = await visitor.client.post(named(page), data={**fields, **values}, headers=headers)
         assert answer.status_code == 403, (values, headers)
         assert "out of date" in answer.text
+
+
+async def test_a_browser_s_own_form_is_none(visitor: Browser) -> None:
+    """Pages that send no referrer have a browser say that a form's origin is `null`."""
+    await visitor.sign_in(ALICE, "correct horse")
+    headers = {"origin": "null", "sec-fetch-site": "same-origin"}
+    await visitor.post("lock", {"token": visitor.token}, **headers)
+    assert "Your mailbox is locked" in visitor.text
 
 
 async def test_a_token_from_before_signing_in_is_worth_nothing_after(visitor: Browser) -> None:
