@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -26,6 +27,7 @@ from pydantic import (
 )
 
 from lmtp_atrest.errors import ConfigError
+from lmtp_atrest.texts import Language
 
 SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # What may stand in a path as it is: no separator, no leading dot or dash.
@@ -330,6 +332,7 @@ class Peers(Section):
     dovecot: tuple[str, ...] = ("root", "dovecot")
     reader: tuple[str, ...] = ()
     convert: tuple[str, ...] = ()
+    portal: tuple[str, ...] = ()
     admin: tuple[str, ...] = ("root",)
 
 
@@ -405,6 +408,7 @@ class Notices(Section):
     smtp: str | None = "127.0.0.1:25"
     sender: str | None = None
     admin_use: bool = True
+    language: Language = "en"
 
     @field_validator("smtp")
     @classmethod
@@ -413,6 +417,96 @@ class Notices(Section):
             message = "is the site's own mail server on loopback, such as 127.0.0.1:25"
             raise ValueError(message)
         return value
+
+
+class PortalSession(Section):
+    """How long somebody stays signed in to the portal: since the last page, and in all."""
+
+    idle: Duration = 600
+    age: Duration = 3600
+
+
+class Colours(Section):
+    """The site's colour in the portal, on light and on dark ground."""
+
+    light: str = Field(default="#1f5f5b", pattern=r"^#[0-9a-fA-F]{6}$")
+    dark: str = Field(default="#8fd0c9", pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class Portal(Section):
+    """The web page on which users look after their own keys; off without `listen`."""
+
+    listen: str | None = None
+    url: str = "http://127.0.0.1:8080/"
+    user: str | None = None
+    tls: Tls | None = None
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    authenticate: str | None = None
+    name: str = Field(default="Mail", min_length=1, max_length=80)
+    logo: AbsolutePath | None = None
+    colours: Colours = Colours()
+    support: str | None = None
+    back: str | None = None
+    language: Language = "en"
+    session: PortalSession = PortalSession()
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        plain = parts.scheme == "http" and _is_loopback(parts.hostname or "")
+        if parts.query or parts.fragment or not parts.hostname or parts.username is not None:
+            message = "is the address that users see, such as https://mail.example.org/keys/"
+            raise ValueError(message)
+        if parts.scheme != "https" and not plain:
+            message = "begins with https:// (http:// on loopback only)"
+            raise ValueError(message)
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", parts.path) or "/.." in parts.path:
+            message = "has a path of plain names"
+            raise ValueError(message)
+        return value if value.endswith("/") else f"{value}/"
+
+    @field_validator("authenticate")
+    @classmethod
+    def _authenticate(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("imap", "imaps") or not parts.hostname or parts.path.strip("/"):
+            message = "is imap://HOST[:PORT] (STARTTLS) or imaps://HOST[:PORT]"
+            raise ValueError(message)
+        return value
+
+    @field_validator("support", "back")
+    @classmethod
+    def _link(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(https?://|mailto:)[^\s\"'<>]+", value):
+            message = "begins with https://, http:// or mailto:"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _listen_safely(self) -> "Portal":
+        if self.listen is None:
+            return self
+        listener = Listener.parse(self.listen)
+        if listener.path:
+            message = "listen: is ADDRESS:PORT"
+            raise ValueError(message)
+        if self.tls is None and not listener.private:
+            message = f"listen: {self.listen} is not loopback: set tls, or listen on 127.0.0.1"
+            raise ValueError(message)
+        if self.tls is not None and not self.url.startswith("https://"):
+            message = "url: begins with https:// where tls is set"
+            raise ValueError(message)
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Log(Section):
@@ -436,6 +530,7 @@ class Config(Section):
     conversion: Conversion = Conversion()
     recovery: Recovery = Recovery()
     notices: Notices = Notices()
+    portal: Portal = Portal()
     log: Log = Log()
 
     @model_validator(mode="after")

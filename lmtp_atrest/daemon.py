@@ -2,10 +2,11 @@
 
 One parent binds the LMTP sockets, forks the services and watches them; it opens no store and holds
 no key. Each service is a process of its own: `lmtp` (as many as cores, on the same sockets),
-`unlock`, `evict`. Started as root, each gives its rights up for the user that the configuration
-names (`evict` keeps them: ending IMAP sessions needs root). A service that dies is started again;
-one that cannot start because of the configuration or the stores' schema ends the whole. Whatever
-else is wrong may pass: a store that is locked, or whose journal only `unlock` may roll back.
+`unlock`, `evict`, `convert`, `portal`. Started as root, each gives its rights up for the user
+that the configuration names (`evict` keeps them: ending IMAP sessions needs root). A service that
+dies is started again; one that cannot start because of the configuration or the stores' schema
+ends the whole. Whatever else is wrong may pass: a store that is locked, or whose journal only
+`unlock` may roll back.
 """
 
 import asyncio
@@ -40,9 +41,11 @@ from lmtp_atrest.keystore.store import RECORDS, Store
 from lmtp_atrest.keystore.vaults import Vaults
 from lmtp_atrest.lmtp import server as lmtp_server
 from lmtp_atrest.names import Names
+from lmtp_atrest.portal import serving as portal
 from lmtp_atrest.site import make_directory, stores
 from lmtp_atrest.unlock import evict, serving
 from lmtp_atrest.unlock.hardening import harden
+from lmtp_atrest.unlock.telling import ProgressTeller
 
 BACKLOG = 256
 RESTART_SECONDS = 1.0
@@ -52,8 +55,8 @@ STOP_SECONDS = 35.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 ALL_SERVICES = {
-    "lmtp-atrest": ("unlock", "evict", "lmtp", "convert"),
-    "dovecot": ("unlock", "evict"),  # and mail that need not be a Maildir of ours
+    "lmtp-atrest": ("unlock", "evict", "lmtp", "convert", "portal"),
+    "dovecot": ("unlock", "evict", "portal"),  # and mail that need not be a Maildir of ours
 }
 # See errors.py: faults that another try will not mend.
 FINAL = (UsageError.exit_code, ConfigError.exit_code)
@@ -73,7 +76,7 @@ class Service:
 def serve(config: Config, only: Sequence[str] = ()) -> int:
     """Run the services until SIGTERM; the exit code.
 
-    `only` picks some of lmtp, unlock, evict, convert.
+    `only` picks some of lmtp, unlock, evict, convert, portal.
     """
     wanted = only or ALL_SERVICES[config.mail.delivered_by]
     services: list[Service] = []
@@ -83,6 +86,9 @@ def serve(config: Config, only: Sequence[str] = ()) -> int:
         services.append(Service("evict", lambda: run_evict(config)))
     if "convert" in wanted and config.conversion.background:
         services.append(Service("convert", lambda: run_convert(config), config.lmtp.user))
+    if "portal" in wanted and config.portal.listen is not None:
+        pages = bind(Listener.parse(config.portal.listen))
+        services.append(Service("portal", lambda: run_portal(config, pages), config.portal.user))
     sockets: list[socket.socket] = []
     if "lmtp" in wanted:
         sockets = [bind(Listener.parse(text)) for text in config.lmtp.listen]
@@ -157,9 +163,17 @@ def run_convert(config: Config) -> None:
     states = States(config.conversion.state)
     states.open()
     records = Records(store, SitePublic.load(config.site.public))
-    Background(config, records, states, stopping).run()
+    tell = ProgressTeller(config.unlock.sockets)
+    Background(config, records, states, stopping, tell=tell).run()
+    tell.close()
     states.close()
     store.close()
+
+
+def run_portal(config: Config, listening: socket.socket) -> None:
+    """The web page for users. Passwords pass through its memory, so nobody may look in."""
+    harden(lock_memory=False)
+    asyncio.run(_until_told(lambda stop: portal.serve(config, listening, stop)))
 
 
 async def _until_told(service: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

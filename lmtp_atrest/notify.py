@@ -9,100 +9,56 @@ import smtplib
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
+from pathlib import Path
 
 from lmtp_atrest.config import Listener, Notices
 from lmtp_atrest.errors import TemporaryFailure
+from lmtp_atrest.texts import catalogue
 
 SMTP_SECONDS = 20.0
 
-HOW_TO_GET_A_CODE = (
-    "If you lose your password, a recovery code opens your mail. Ask your administrator, or the "
-    "site's portal, for one, and keep it on paper. Without your password and without a code "
-    "nobody can read your mail."
+DIRECTORY = Path(__file__).parent / "notices"
+KINDS = (
+    "enabled",
+    "code-made",
+    "recovered",
+    "password-changed",
+    "mismatch",
+    "reset",
+    "app-password-added",
+    "frozen",
+    "thawed",
+    "disabled",
+    "admin-slot",
+    "admin-used",
 )
-NOT_YOU = "If this was not you, tell your administrator at once: your account can be frozen."
-
-# Kind → subject and body. {name} is the account, {when} the time in UTC.
-TEXTS = {
-    "enabled": (
-        "Your mail is now kept encrypted",
-        "From now on new mail of {name} is stored so that only your password opens it; what was "
-        "there before follows.\n\n" + HOW_TO_GET_A_CODE,
-    ),
-    "code-made": (
-        "A recovery code was made for your mail",
-        "On {when} a recovery code for {name} was made. It opens your mail without the "
-        "password; an earlier code no longer does.\n\n" + NOT_YOU,
-    ),
-    "recovered": (
-        "Your mail was opened with the recovery code",
-        "On {when} the recovery code of {name} was used to set a new password. The code is "
-        "spent, and a new one was shown.\n\n" + NOT_YOU,
-    ),
-    "password-changed": (
-        "The password of your encrypted mail was changed",
-        "On {when} another password was set for the encrypted mail of {name}.\n\n" + NOT_YOU,
-    ),
-    "mismatch": (
-        "Your password no longer opens your encrypted mail",
-        "You logged in to {name} with a password that the site accepts, but your mail is still "
-        "encrypted with the one from before. It is safe, and closed. To open it, have the new "
-        "password joined with the old one or with your recovery code: your administrator, or "
-        "the site's portal, can do that.",
-    ),
-    "reset": (
-        "Your encrypted mail was begun anew",
-        "On {when} new keys were made for {name}. Mail from before is kept, and closed: the old "
-        "password or the recovery code of then can open it again (join).\n\n" + NOT_YOU,
-    ),
-    "app-password-added": (
-        "An app password for your mail was made",
-        "On {when} an app password for {name} was made. A mail program that has it reads all "
-        "your mail.\n\n" + NOT_YOU,
-    ),
-    "frozen": (
-        "Your encrypted mail was frozen",
-        "On {when} the mail of {name} was frozen: nobody can open it until it is thawed. New "
-        "mail goes on arriving, encrypted.",
-    ),
-    "thawed": (
-        "Your encrypted mail can be opened again",
-        "On {when} the mail of {name} was thawed.\n\n" + NOT_YOU,
-    ),
-    "disabled": (
-        "New mail is no longer encrypted",
-        "On {when} encryption was switched off for {name}: new mail is stored as it comes.\n\n"
-        + NOT_YOU,
-    ),
-    "admin-slot": (
-        "Your site's administrator can recover your mail",
-        "This site requires that an admin recovery password can open encrypted mail. From {when} "
-        "on that holds for {name}. Each use is recorded, and you are told of it.",
-    ),
-    "admin-used": (
-        "An administrator opened your encrypted mail",
-        "On {when} the admin recovery password of your site was used on {name}.\n\n"
-        "Ask your administrator why, if you do not know.",
-    ),
-}
 
 
 def notice(config: Notices, kind: str, name: str, recipient: str, at_ms: int) -> EmailMessage:
     """The notice of this kind; `at_ms` in milliseconds since 1970."""
-    subject, body = TEXTS[kind]
     when = datetime.fromtimestamp(at_ms / 1000, UTC)
-    text = body.format(name=name, when=when.strftime("%Y-%m-%d %H:%M UTC"))
-    return _message(config, recipient, subject, text, when)
+    return _written(config, kind, recipient, when, name=name)
 
 
 def mail_code(config: Notices, name: str, recipient: str, code: str) -> None:
     """Mail a recovery code to an address that its owner gave; TemporaryFailure."""
-    text = (
-        f"The recovery code for the encrypted mail of {name} is\n\n    {code}\n\n"
-        "Write it down on paper and delete this message: whoever has the code can read the mail."
+    now = datetime.now(UTC)
+    send(config, _written(config, "mail-code", recipient, now, name=name, code=code))
+
+
+def _written(
+    config: Notices, kind: str, recipient: str, when: datetime, **values: str
+) -> EmailMessage:
+    texts = catalogue(DIRECTORY, config.language)
+    body = texts[f"{kind}.body"].format_map(
+        {
+            "when": when.strftime("%Y-%m-%d %H:%M UTC"),
+            "not_you": texts["not-you"],
+            "get_code": texts["get-code"],
+            **values,
+        }
     )
-    subject = "The recovery code for your mail"
-    send(config, _message(config, recipient, subject, text, datetime.now(UTC)))
+    return _message(config, recipient, texts[f"{kind}.subject"], body, when)
 
 
 def send(config: Notices, message: EmailMessage) -> None:

@@ -8,6 +8,7 @@ import yaml
 from lmtp_atrest import config
 from lmtp_atrest.config import Config
 from lmtp_atrest.errors import ConfigError
+from lmtp_atrest.portal.address import Address
 
 COMMENTED = Path(config.__file__).parent / "lmtp-atrest.yaml"
 BAD = sorted((Path(__file__).parent / "bad_configs").iterdir())
@@ -116,3 +117,19 @@ def test_a_name_becomes_a_home_only_if_it_is_a_harmless_component(
 def test_inbox_is_the_maildir_or_lies_below_it_or_the_home(template: str, inbox: str) -> None:
     mail = config.parse(f'mail: {{inbox: "{template}"}}').mail
     assert mail.inbox_of("/srv/a", "/srv/a/Maildir") == inbox
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "path", "secure"),
+    [
+        ("https://mail.example.org", "https://mail.example.org", "", True),
+        ("https://Mail.Example.org:443/a/b/", "https://mail.example.org", "/a/b", True),
+        ("https://[::1]:8443/keys", "https://[::1]:8443", "/keys", True),
+        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080", "", False),
+    ],
+)
+def test_the_portal_s_address_says_where_it_is(
+    url: str, origin: str, path: str, secure: bool
+) -> None:
+    portal = config.parse(f"portal: {{url: '{url}'}}").portal
+    assert Address.of(portal.url) == Address(origin, path, secure)

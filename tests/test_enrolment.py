@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from lmtp_atrest.config import AtRest, Config, Directory
+from lmtp_atrest.config import AtRest, Config, Directory, Portal
 from lmtp_atrest.doctor.enrolment import suitable
 from tests.test_dovecot import PRINTED
 
@@ -39,6 +39,20 @@ def test_a_site_that_would_lose_or_hide_mail_enrols_nobody_at_login(
     said = [str(line["reasons"]) for line in logs]
     assert found.atrest.enrolment == enrolment
     assert (not said) if not reason else reason in said[0]
+
+
+@pytest.mark.parametrize("enrolment", ["at-login", "self-service"])
+@pytest.mark.parametrize(
+    ("location", "expected"), [("maildir:~/Maildir", ""), ("mbox:~/mail", "closed")]
+)
+def test_nor_does_the_portal_let_users_do_it(
+    tmp_path: Path, location: str, expected: str, enrolment: str
+) -> None:
+    shown = (PRINTED / "site-2.3.txt").read_text().replace("maildir:~/Maildir", location)
+    atrest = AtRest.model_validate({"enrolment": enrolment})
+    sections = {"portal": Portal(listen="127.0.0.1:0"), "atrest": atrest}
+    config = site(tmp_path, shown).model_copy(update=sections)
+    assert suitable(config).atrest.enrolment == (expected or enrolment)
 
 
 def test_without_a_dovecot_to_look_at_the_configuration_stands() -> None:

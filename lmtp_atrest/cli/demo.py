@@ -22,9 +22,10 @@ from pathlib import Path
 import click
 
 from lmtp_atrest import site
+from lmtp_atrest.cli.demoimap import DemoImap
 from lmtp_atrest.cli.mail import open_mailbox, read_mailbox
 from lmtp_atrest.cli.terminal import note
-from lmtp_atrest.config import Config
+from lmtp_atrest.config import Config, Listener
 from lmtp_atrest.config import load as load_config
 from lmtp_atrest.crypto.dcrypt_header import is_sealed
 from lmtp_atrest.errors import AtRestError, TemporaryFailure, UsageError
@@ -101,6 +102,8 @@ class Story:
         self.mail = mail
         self.report = Report()
         self.password = Secret(secrets.token_urlsafe(9).encode())
+        self.bobs_password = Secret(secrets.token_urlsafe(9).encode())
+        self.imap = DemoImap({BOB: self.bobs_password})
         self.config = self._make_site()
         self.canary = secrets.token_hex(16).encode()
 
@@ -124,11 +127,15 @@ class Story:
             raise UsageError(text)
         _remove_old(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        with (
+            socket.create_server(("127.0.0.1", 0)) as lmtp,
+            socket.create_server(("127.0.0.1", 0)) as pages,
+        ):
+            ports = {"port": lmtp.getsockname()[1], "portal": pages.getsockname()[1]}
         user = pwd.getpwuid(os.geteuid()).pw_name
         path = self.root / "lmtp-atrest.yaml"
-        path.write_text(CONFIG.format(root=self.root, port=port, user=user))
+        values = {"root": self.root, "user": user, "imap": self.imap.address, **ports}
+        path.write_text((CONFIG + WITH_PORTAL).format_map(values))
         path.chmod(0o644)
         config = load_config(path)
         site.initialise(config)
@@ -154,6 +161,7 @@ class Story:
         finally:
             process.terminate()
             process.wait()
+            self.imap.close()
 
     def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -161,6 +169,7 @@ class Story:
             with contextlib.suppress(OSError, AtRestError):
                 Lmtp(self._port).quit()
                 self._admin().close()
+                socket.create_connection(self._portal).close()
                 return
             time.sleep(0.05)
         text = f"the services did not start; see {log}"
@@ -169,6 +178,11 @@ class Story:
     @property
     def _port(self) -> int:
         return int(self.config.lmtp.listen[0].rpartition(":")[2])
+
+    @property
+    def _portal(self) -> tuple[str, int]:
+        listener = Listener.parse(str(self.config.portal.listen))
+        return listener.host, listener.port
 
     def _admin(self) -> SyncClient:
         return SyncClient(self.config.unlock.sockets / "admin.sock", Role.ADMIN)
@@ -296,7 +310,12 @@ The services stay up; Ctrl-C ends them. In another terminal:
   read    lmtp-atrest mail list -c {config} {ALICE}
   lock    lmtp-atrest session lock -c {config} {ALICE}
 
-Her password is {self.password.reveal().decode()}""")
+Her password is {self.password.reveal().decode()}
+
+  portal  {self.config.portal.url} in a browser, where users look after their own keys.
+          {ALICE} is encrypted, with the password above.
+          {BOB} is not yet, and switches it on; his password is
+          {self.bobs_password.reveal().decode()}""")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
@@ -417,9 +436,17 @@ keystore:
 site: {{key: {root}/site/site.key, public: {root}/site/site.pub}}
 unlock:
   sockets: {root}/run/unlock
-  peers: {{dovecot: [{user}], reader: [{user}], admin: [{user}]}}
+  peers:
+    {{dovecot: [{user}], reader: [{user}], convert: [{user}], portal: [{user}], admin: [{user}]}}
   cache: none
   evict: {{socket: null}}
 notices: {{smtp: null}}
-conversion: {{state: "sqlite:///{root}/store/conversion.db", background: false}}
+"""
+WITH_PORTAL = """\
+conversion: {{state: "sqlite:///{root}/store/conversion.db"}}
+portal:
+  listen: "127.0.0.1:{portal}"
+  url: http://127.0.0.1:{portal}/
+  authenticate: {imap}
+  name: Example Mail
 """

@@ -51,7 +51,7 @@ def init(path: Path) -> None:
 @config_option
 @click.option(
     "--only",
-    type=click.Choice(["lmtp", "unlock", "evict", "convert"]),
+    type=click.Choice(["lmtp", "unlock", "evict", "convert", "portal"]),
     multiple=True,
     help="Run this service instead of all; may be repeated.",
 )
@@ -63,7 +63,7 @@ def serve(config: Config, only: tuple[str, ...]) -> None:
 
     as_json = {"auto": None, "json": True, "console": False}[config.log.format]
     telemetry.configure(config.log.level, json=as_json)
-    if not only or "unlock" in only:
+    if not only or {"unlock", "portal"} & set(only):
         config = suitable(config)
     sys.exit(daemon.serve(config, only))
 

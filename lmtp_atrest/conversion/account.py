@@ -150,4 +150,5 @@ class _Book:
             failed=counts.failed,
             bytes=self.total.bytes + counts.bytes,
             failures=counts.failures,
+            total=counts.total,
         )

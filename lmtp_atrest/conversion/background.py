@@ -8,11 +8,13 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from lmtp_atrest.config import Config
-from lmtp_atrest.conversion.account import Place, convert
+from lmtp_atrest.conversion.account import NOTE_SECONDS, Place, convert
 from lmtp_atrest.conversion.forms import Direction, Job
+from lmtp_atrest.conversion.run import Counts
 from lmtp_atrest.conversion.state import RunState, States
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord, State
@@ -29,8 +31,23 @@ IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13  # linux/ioprio.h
 log = logger("conversion")
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the mail of an account is: messages; `updated` in milliseconds since 1970."""
+
+    account_id: str
+    state: str
+    encrypted: int
+    left: int
+    failed: int
+    updated: int
+
+
 class Background:
-    """Looks for accounts with work, and does it."""
+    """Looks for accounts with work, and does it; `tell` hears how far that is.
+
+    What `tell` answers says whether it was heard; once not, all is told again.
+    """
 
     def __init__(
         self,
@@ -39,7 +56,11 @@ class Background:
         states: States,
         stopping: threading.Event,
         now: Callable[[], float] = time.time,
+        tell: Callable[[Progress], bool] = lambda _progress: True,
     ) -> None:
+        self._tell = tell
+        self._told: dict[str, int] = {}
+        self._told_at = 0.0
         self._config = config
         self._records = records
         self._states = states
@@ -57,6 +78,7 @@ class Background:
     def look(self) -> int:
         """One look at all accounts; how many were worked on."""
         rows = {row.account_id: row for row in self._states.all()}
+        self._tell_all(rows.values())
         worked = 0
         for signed in self._records.all():
             record = signed.record
@@ -66,6 +88,28 @@ class Background:
                 self._work(record)
                 worked += 1
         return worked
+
+    def _tell_all(self, rows: Iterable[RunState]) -> None:
+        """What was not told yet; else the oldest again, which shows that somebody listens."""
+        rows = list(rows)
+        news = [row for row in rows if self._told.get(row.account_id) != row.updated]
+        for row in news or rows[:1]:
+            encrypted = row.done + row.skipped
+            told = Progress(row.account_id, row.state, encrypted, 0, row.failed, row.updated)
+            if not self._tell(told):
+                self._told.clear()
+                return
+            self._told[row.account_id] = row.updated
+
+    def _note(self, account_id: str, counts: Counts) -> None:
+        """A run is under way; not told more often than anybody would look."""
+        now = self._now()
+        if now - self._told_at < NOTE_SECONDS:
+            return
+        self._told_at = now
+        encrypted, left = counts.done + counts.skipped, max(0, counts.total - counts.seen)
+        millis = int(now * 1000)
+        self._tell(Progress(account_id, "running", encrypted, left, counts.failed, millis))
 
     def _due(self, record: AccountRecord, row: RunState | None) -> bool:
         if row is None:
@@ -92,6 +136,7 @@ class Background:
                 stopping=self._stopping,
                 messages_per_second=self._config.conversion.messages_per_second,
                 exchange=self._config.conversion.exchange,
+                progress=lambda so_far: self._note(record.account_id, so_far),
                 now=self._now,
             )
         except Conflict:

@@ -47,7 +47,8 @@ class Failure:
 
 @dataclass(slots=True)
 class Counts:
-    """What a run has done so far; bytes are of what was worked on."""
+    """What a run has done so far; bytes are of what was worked on, `total` is what there was when
+    it began."""
 
     done: int = 0
     skipped: int = 0
@@ -55,6 +56,7 @@ class Counts:
     failed: int = 0
     bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
+    total: int = 0
 
     @property
     def seen(self) -> int:
@@ -93,6 +95,8 @@ class Run:
 
     def __call__(self) -> Counts:
         """Go through all folders. Raises StorageFailure where a folder cannot be worked in."""
+        if self._progress is not None:
+            self.counts.total = self._listed()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="conversion") as pool:
             for where in self._maildir.subdirectories():
                 try:
@@ -102,6 +106,15 @@ class Run:
                 if self._stopping.is_set():
                     break
         return self.counts
+
+    def _listed(self) -> int:
+        total = 0
+        for where in self._maildir.subdirectories():
+            try:
+                total += len(_names(where))
+            finally:
+                where.close()
+        return total
 
     def _folder(self, where: Subdirectories, pool: ThreadPoolExecutor) -> None:
         before, names = self.counts.done, _names(where)

@@ -120,6 +120,19 @@ notices = Table(
     Index("notices_by_account", "account_id", "kind"),
 )
 
+# What an account's owner is shown: who opened it on which day, and what changed.
+activity = Table(
+    "activity",
+    VAULTS,
+    Column("entry_id", String(32), primary_key=True),
+    Column("account_id", String(32), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("client", Text, nullable=False),
+    Index("activity_by_account", "account_id", "at"),
+    Index("activity_by_time", "at"),
+)
+
 # pins: the highest epoch that unlock has seen of each account, outside both stores.
 seen = Table(
     "seen",

@@ -46,7 +46,7 @@ class Kind:
 WAL = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON")
 ROLLBACK = ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON", "foreign_keys=ON")
 RECORDS = Kind("records", schema.RECORDS, "records_0001", ROLLBACK)
-VAULTS = Kind("vaults", schema.VAULTS, "vaults_0002", WAL)
+VAULTS = Kind("vaults", schema.VAULTS, "vaults_0003", WAL)
 CONVERSION = Kind("conversion", schema.CONVERSION, "conversion_0001", WAL)
 PINS = Kind("pins", schema.PINS, "pins_0002", WAL)
 

@@ -6,6 +6,7 @@ bound to the account's epoch: whatever changes the account, or freezes it, ends 
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,12 @@ from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import Administration, account_reply
 from lmtp_atrest.unlock.keylife import KINDS, typed_secret
 from lmtp_atrest.unlock.protocol import Peer, Reply
-from lmtp_atrest.unlock.requests import ConvertDone, ConvertGrant, ConvertUnwrap
+from lmtp_atrest.unlock.requests import (
+    ConvertDone,
+    ConvertGrant,
+    ConvertProgress,
+    ConvertUnwrap,
+)
 from lmtp_atrest.unlock.service import Service
 from lmtp_atrest.unlock.vaults import NoSession
 
@@ -27,6 +33,8 @@ log = logger("unlock")
 DIRECTIONS = ("decrypt", "rewrap", "reseal", "verify")
 GRANT_SECONDS = 6 * 3600.0
 COUNT_LIMIT = 50_000_000
+PROGRESS_LIMIT = 100_000
+NUMBER_DIGITS = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +65,7 @@ class Converting:
         self._admin = admin
         self._generations = generations
         self._grants: dict[str, Grant] = {}
+        self._progress: OrderedDict[str, ConvertProgress] = OrderedDict()
 
     def operations(self) -> dict[type[Any], Callable[[Any, Peer], Awaitable[Reply]]]:
         """The operations by request, for the service."""
@@ -64,6 +73,20 @@ class Converting:
             ConvertGrant: self._grant,
             ConvertUnwrap: self._unwrap,
             ConvertDone: self._done,
+            ConvertProgress: self._told,
+        }
+
+    def progress(self, account_id: str) -> dict[str, Any] | None:
+        """How far the conversion of this account is, as far as the convert service told."""
+        told = self._progress.get(account_id)
+        if told is None:
+            return None
+        return {
+            "state": told.state,
+            "encrypted": int(told.encrypted),
+            "left": int(told.left),
+            "failed": int(told.failed),
+            "updated": int(told.updated),
         }
 
     async def expire(self) -> None:
@@ -128,6 +151,17 @@ class Converting:
         return await asyncio.to_thread(
             self._service.unwrapped, record, grant.vault_key, request.header, check_digest=False
         )
+
+    async def _told(self, request: ConvertProgress, _peer: Peer) -> Reply:
+        numbers = (request.encrypted, request.left, request.failed, request.updated)
+        if not all(number.isdecimal() and len(number) < NUMBER_DIGITS for number in numbers):
+            message = "progress is told in decimal numbers"
+            raise UsageError(message)
+        self._progress.pop(request.account, None)
+        self._progress[request.account] = request
+        if len(self._progress) > PROGRESS_LIMIT:
+            self._progress.popitem(last=False)
+        return Reply("noted")
 
     async def _done(self, request: ConvertDone, _peer: Peer) -> Reply:
         record, grant = await self._current(request.grant)

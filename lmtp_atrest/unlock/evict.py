@@ -65,6 +65,18 @@ class Evictor:
             log.error("sessions not ended", account=account_id, cause=str(error))
             return "unknown"
 
+    async def count(self, names: tuple[str, ...]) -> Remaining:
+        """How many sessions an account has, by a list that may be some seconds old."""
+        if self._socket is None:
+            return "unknown"
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                async with await Client.connect(self._socket, Role.EVICT) as client:
+                    return sum([int((await client.ask(Who(n)))["count"]) for n in names])
+        except (AtRestError, OSError) as error:  # TimeoutError is an OSError
+            log.error("sessions not counted", cause=str(error))
+            return "unknown"
+
     async def _end_all(self, client: Client, names: tuple[str, ...], account_id: str) -> int:
         replies = [await client.ask(End(name, account_id)) for name in names]
         return sum(int(reply["remaining"]) for reply in replies)

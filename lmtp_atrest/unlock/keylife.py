@@ -6,7 +6,7 @@ then ends what still holds the state before it: the open vault, and the readers.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from lmtp_atrest import notify
 from lmtp_atrest.accounts import AdminRecovery, Generations, SlotChanges
@@ -15,11 +15,12 @@ from lmtp_atrest.crypto import recovery_code
 from lmtp_atrest.crypto.records import AccountRecord, VaultSeal
 from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.crypto.vault import VaultKey
-from lmtp_atrest.errors import AtRestError, UsageError, WrongSecret, WrongState
+from lmtp_atrest.errors import AtRestError, NotFound, UsageError, WrongSecret, WrongState
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.strength import judge, require
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.administration import Administration, account_reply
+from lmtp_atrest.unlock.opening import Try
 from lmtp_atrest.unlock.passwordcommand import run_password_command
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import (
@@ -38,12 +39,22 @@ from lmtp_atrest.unlock.requests import (
     AccountThaw,
     AppPasswordAdd,
     AppPasswordRemove,
+    Role,
 )
 from lmtp_atrest.unlock.service import Service
 
 log = logger("unlock")
 
 T = TypeVar("T")
+_WithPassword: TypeAlias = (
+    AccountCode
+    | AccountPassword
+    | AccountRotate
+    | AccountDisable
+    | AppPasswordAdd
+    | AppPasswordRemove
+    | AccountAdmin
+)
 
 NOT_TAKEN = "the site did not take the new password: the old one counts as before"
 KINDS = {"password": SlotKind.PASSWORD, "code": SlotKind.RECOVERY_CODE}
@@ -93,11 +104,13 @@ class KeyLife:
 
     # ---- enable, and recovery codes
 
-    async def _enable(self, request: AccountEnable, _peer: Peer) -> Reply:
+    async def _enable(self, request: AccountEnable, peer: Peer) -> Reply:
         if not request.secret:
             message = "an empty password cannot open anything"
             raise UsageError(message)
         name = self._administration.canonical(request.name)
+        if peer.role is Role.PORTAL:
+            await self._enrolling(name)
         code = recovery_code.generate() if self._config.recovery.code else None
         await asyncio.to_thread(self._check_mail_to, request.mail_to, code)
         warning = await self._warning(request.secret, name)
@@ -112,10 +125,21 @@ class KeyLife:
         shown = await self._shown(record, code, request.mail_to)
         return account_reply("enabled", record, readers_remaining=remaining, **shown, **warning)
 
-    async def _code(self, request: AccountCode, _peer: Peer) -> Reply:
+    async def _enrolling(self, name: str) -> None:
+        """A user asks: the site must let users, and the account may have to be made first."""
+        if self._config.atrest.enrolment == "closed":
+            message = "users do not enrol themselves at this site (atrest.enrolment)"
+            raise WrongState(message)
+        if await asyncio.to_thread(self._accounts.record, name) is None:
+            if self._service.directory_is_ours:
+                message = f"no account has the name {name}"
+                raise NotFound(message)
+            await self._administration.add_found(name)
+
+    async def _code(self, request: AccountCode, peer: Peer) -> Reply:
         code = recovery_code.generate()
         await asyncio.to_thread(self._check_mail_to, request.mail_to, code)
-        record, vault_key = await self._opened(request.name, request.secret)
+        record, vault_key = await self._opened(request, peer)
         after = await self._run(self._slots.replace_code, record, vault_key, code)
         await self._service.tell(after, "code-made")
         shown = await self._shown(after, code, request.mail_to)
@@ -125,10 +149,12 @@ class KeyLife:
         typed = recovery_code.read(request.code.reveal())
         code = recovery_code.generate()
         record = await self._administration.existing(request.name)
-        warning = await self._checked_strength(request.new_secret, record.names)
         opened = await self._run(
             lambda: self._accounts.open(record, typed, SlotKind.RECOVERY_CODE)
         )
+        warning = await self._checked_strength(request.new_secret, record.names)
+        if request.at_site:
+            warning |= await self._set_at_site(record.names[0], request.new_secret)
         after = await self._run(
             lambda: self._slots.replace_password(
                 record,
@@ -141,6 +167,17 @@ class KeyLife:
         await self._service.tell(after, "recovered")
         shown = await self._shown(after, code)
         return await self._changed(after, "recovered", **shown, **warning)
+
+    async def _set_at_site(self, name: str, new: Secret) -> dict[str, Any]:
+        """The site's command takes the new password too, without the one that nobody knows."""
+        command = self._config.site.password_command
+        if command is None:
+            message = "the site's password is not ours to change (site.password_command)"
+            raise WrongState(message)
+        changed = await run_password_command(command, name, Secret(b""), new)
+        if changed is False:
+            raise WrongState(NOT_TAKEN)
+        return {} if changed else {"warning": "the site did not say whether it took the password"}
 
     def _check_mail_to(self, address: str, code: Secret | None) -> None:
         """UsageError where a code may not be mailed, or not to there."""
@@ -183,7 +220,7 @@ class KeyLife:
 
     # ---- passwords
 
-    async def _password(self, request: AccountPassword, _peer: Peer) -> Reply:
+    async def _password(self, request: AccountPassword, peer: Peer) -> Reply:
         command = self._config.site.password_command
         if command is None:
             message = (
@@ -195,8 +232,11 @@ class KeyLife:
         warning = await self._checked_strength(request.new_secret, (name,))
         present = await self._service.record(name)
         if present is None or not present.holds_ciphertext:
+            if peer.role is Role.PORTAL:  # nothing here could tell whether it is a guess
+                message = f"{name} is not encrypted"
+                raise WrongState(message)
             return await self._site_password(command, name, request, warning)
-        record, vault_key = await self._opened(request.name, request.secret)
+        record, vault_key = await self._opened(request, peer)
         after = await self._run(self._slots.begin_password, record, vault_key, request.new_secret)
         changed = await run_password_command(
             command, record.names[0], request.secret, request.new_secret
@@ -229,9 +269,12 @@ class KeyLife:
         after = await self._run(self._slots.abort_password, record)
         return await self._changed(after, "changed")
 
-    async def _join(self, request: AccountJoin, _peer: Peer) -> Reply:
+    async def _join(self, request: AccountJoin, peer: Peer) -> Reply:
+        if request.by in KINDS:
+            # A typing error is told before anything is said about the account.
+            typed_secret(request.secret, request.by)
         record = await self._administration.existing(request.name)
-        vault_key, seal = await self._any_vault(record, request)
+        vault_key, seal = await self._older(record, request, peer)
         if request.by == "admin":
             await self._service.tell(record, "admin-used")
         if seal == record.seal:
@@ -248,16 +291,33 @@ class KeyLife:
                 record, present.vault_key, seal, vault_key, accept_admin=request.accept_admin
             )
         )
+        await self._service.note(after, "joined")
         return await self._changed(after, "joined", vaults_closed=len(after.closed))
 
-    async def _any_vault(
-        self, record: AccountRecord, request: AccountJoin
+    async def _older(
+        self, record: AccountRecord, request: AccountJoin, peer: Peer
     ) -> tuple[VaultKey, VaultSeal]:
         """The vault, present or closed, that the older secret opens; WrongSecret."""
+        if peer.role is not Role.PORTAL or not record.holds_ciphertext:
+            return await self._run(self._any_vault, record, request)
+        kind = KINDS.get(request.by, SlotKind.PASSWORD)
+        found: list[VaultSeal] = []
+
+        def opening() -> VaultKey:
+            vault_key, seal = self._any_vault(record, request)
+            found.append(seal)
+            return vault_key
+
+        attempt = Try(record, request.secret, request.source, kind=kind)
+        return await self._service.opener.prove(attempt, opening), found[0]
+
+    def _any_vault(
+        self, record: AccountRecord, request: AccountJoin
+    ) -> tuple[VaultKey, VaultSeal]:
         failure: AtRestError = WrongSecret("no vault of this account opens with this secret")
         for seal in (record.seal, *record.closed):
             try:
-                return await self._run(self._by, record, request, seal), seal
+                return self._by(record, request, seal), seal
             except (WrongSecret, WrongState) as error:
                 failure = error
         raise failure
@@ -285,17 +345,18 @@ class KeyLife:
             after, "reset", vaults_closed=len(after.closed), **shown, **warning
         )
 
-    async def _rotate(self, request: AccountRotate, _peer: Peer) -> Reply:
-        record, vault_key = await self._opened(request.name, request.secret)
+    async def _rotate(self, request: AccountRotate, peer: Peer) -> Reply:
+        record, vault_key = await self._opened(request, peer)
         after, _ = await self._run(
             lambda: self._generations.rotate(record, vault_key, compromised=request.compromised)
         )
         if request.compromised:
             await self._barrier()
+        await self._service.note(after, "rotated")
         return await self._changed(after, "rotated")
 
-    async def _disable(self, request: AccountDisable, _peer: Peer) -> Reply:
-        record, _ = await self._opened(request.name, request.secret)
+    async def _disable(self, request: AccountDisable, peer: Peer) -> Reply:
+        record, _ = await self._opened(request, peer)
         change = self._generations.return_ if request.undo else self._generations.leave
         after = await self._run(change, record)
         await self._barrier()
@@ -341,30 +402,31 @@ class KeyLife:
 
     # ---- app passwords, and the owner's word on admin recovery
 
-    async def _app_password_add(self, request: AppPasswordAdd, _peer: Peer) -> Reply:
+    async def _app_password_add(self, request: AppPasswordAdd, peer: Peer) -> Reply:
         if not 0 < len(request.label) <= LABEL_LIMIT:
             message = f"a label has 1 to {LABEL_LIMIT} characters"
             raise UsageError(message)
-        record, vault_key = await self._opened(request.name, request.secret)
+        record, vault_key = await self._opened(request, peer)
         after, made = await self._run(
             self._slots.add_app_password, record, vault_key, request.label
         )
         await self._service.tell(after, "app-password-added")
         return await self._changed(after, "added", handle=made.handle, app_password=made.written())
 
-    async def _app_password_remove(self, request: AppPasswordRemove, _peer: Peer) -> Reply:
+    async def _app_password_remove(self, request: AppPasswordRemove, peer: Peer) -> Reply:
         if request.secret is None:
             record = await self._administration.existing(request.name)
             vault_key = None
         else:
-            record, vault_key = await self._opened(request.name, request.secret)
+            record, vault_key = await self._opened(request, peer)
         after = await self._run(
             self._slots.remove_app_password, record, request.handle.lower(), vault_key
         )
+        await self._service.note(after, "app-password-removed")
         return await self._changed(after, "removed")
 
-    async def _choose_admin(self, request: AccountAdmin, _peer: Peer) -> Reply:
-        record, vault_key = await self._opened(request.name, request.secret)
+    async def _choose_admin(self, request: AccountAdmin, peer: Peer) -> Reply:
+        record, vault_key = await self._opened(request, peer)
         admin = await asyncio.to_thread(self._admin.record)
         if admin.policy != "allowed":
             message = f"admin recovery is {admin.policy} at this site: there is nothing to choose"
@@ -372,17 +434,24 @@ class KeyLife:
         after = await self._run(
             lambda: self._slots.set_admin_slot(record, vault_key, admin, wanted=request.wanted)
         )
+        await self._service.note(after, "admin-accepted" if request.wanted else "admin-refused")
         return await self._changed(after, "changed")
 
     # ---- shared
 
-    async def _opened(self, name: str, secret: Secret) -> tuple[AccountRecord, VaultKey]:
-        record = await self._administration.existing(name)
+    async def _opened(self, request: _WithPassword, peer: Peer) -> tuple[AccountRecord, VaultKey]:
+        assert request.secret is not None  # noqa: S101 - whoever calls this has looked
+        record = await self._administration.existing(request.name)
         if not record.holds_ciphertext:
             message = f"{record.names[0]} is {record.state.value}, not encrypted"
             raise WrongState(message)
-        opened = await self._run(self._accounts.open, record, secret)
-        return record, opened.vault_key
+        if peer.role is not Role.PORTAL:
+            return record, (await self._run(self._accounts.open, record, request.secret)).vault_key
+        vault_key = await self._service.opener.prove(Try(record, request.secret, request.source))
+        if record.frozen:
+            message = f"account {record.account_id} is frozen"
+            raise WrongState(message)
+        return record, vault_key
 
     async def _barrier(self) -> None:
         """Wait until no delivery is under way that read how the account stood before."""

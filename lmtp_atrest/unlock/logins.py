@@ -18,13 +18,14 @@ from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.directory import Directory
 from lmtp_atrest.errors import AtRestError, BadCode, WrongSecret
+from lmtp_atrest.keystore.activity import OPENED
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.enrolment import Enrolment
 from lmtp_atrest.unlock.opening import Try
 from lmtp_atrest.unlock.presence import Presence
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import AppLogin, Login, Lookup
-from lmtp_atrest.unlock.service import Service, TooManyKeys
+from lmtp_atrest.unlock.service import Service, TooManyKeys, client_of
 from lmtp_atrest.unlock.vaults import OpenVault
 
 log = logger("unlock")
@@ -83,12 +84,16 @@ class Logins:
             )
         except WrongSecret:
             return await self._mismatch(record)
-        return await self._opened(record, vault, request.service)
+        return await self._opened(record, vault, request)
 
-    async def _opened(self, record: AccountRecord, vault: OpenVault, service: str) -> Reply:
-        record = await self._service.settled(record, vault)
+    async def _opened(
+        self, record: AccountRecord, vault: OpenVault, request: Login | AppLogin, label: str = ""
+    ) -> Reply:
+        record, service = await self._service.settled(record, vault), request.service
         keys = await asyncio.to_thread(self._worker_keys, record, vault)
         log.info("login", account=record.account_id, service=service, keys=len(keys) // 2)
+        client = client_of(f"{service} ({label})" if label else service, request.source)
+        await self._service.note(record, OPENED, client, daily=True)
         fields = {**self.public_fields(record), "keys": str(len(keys) // 2), **keys}
         return Reply("opened", fields)
 
@@ -127,14 +132,14 @@ class Logins:
         if record.frozen:
             await asyncio.to_thread(self._check_frozen, record, typed)
             return Reply("refused", {"reason": REFUSED_FROZEN})
-        vault, slot_id = await self._app_opened(record, typed, request.source)
+        vault, slot_id, label = await self._app_opened(record, typed, request.source)
         if reason := await self._app_refusal(record, request):
             log.info("app login refused", account=record.account_id, reason=reason)
             return Reply("refused", {"reason": reason})
         await self._note_use(slot_id)
         if request.service not in SERVICES_WITH_KEYS:
             return Reply("accepted")
-        return await self._opened(record, vault, request.service)
+        return await self._opened(record, vault, request, label)
 
     def _check_frozen(self, record: AccountRecord, typed: AppPassword) -> None:
         """WrongSecret unless it would open the vault: a stranger is not told that it is frozen."""
@@ -143,14 +148,14 @@ class Logins:
 
     async def _app_opened(
         self, record: AccountRecord, typed: AppPassword, source: str
-    ) -> tuple[OpenVault, str]:
+    ) -> tuple[OpenVault, str, str]:
         vault = await self._service.opener.open(
             Try(record, typed.secret, source, False, SlotKind.APP_PASSWORD, typed.handle)
         )
         present = await self._service.settled(record, vault)
         slots = (await asyncio.to_thread(self._accounts.vault, present)).slots
-        slot_id = next((s.slot_id for s in slots if s.slot_id.startswith(typed.handle)), "")
-        return vault, slot_id
+        named = ((s.slot_id, s.label) for s in slots if s.slot_id.startswith(typed.handle))
+        return vault, *next(named, ("", ""))
 
     async def _app_refusal(self, record: AccountRecord, request: AppLogin) -> str:
         """No site stands behind an app password: whom it no longer lets in must stay out here."""

@@ -155,6 +155,31 @@ class Opener:
         self._vaults.use(vault, self._now())
         return vault
 
+    async def prove(self, attempt: Try, opening: Callable[[], VaultKey] | None = None) -> VaultKey:
+        """The vault key, if the secret opens the vault; a frozen one too, and none stays open.
+
+        With the limits of `open` and its errors. `opening` is what to do instead with the secret,
+        where that is to open another vault than the present one: then it blocks, and raises
+        WrongSecret.
+        """
+        record, source = attempt.record, attempt.source
+        mark = self._recogniser.mark(record, attempt.secret, attempt.kind)
+        if opening is None and self._wrong.knows(mark, self._now()):
+            message = "the secret was wrong a moment ago"
+            raise WrongSecret(message)
+        guessing = self._guessing_about(record)
+        if attempt.counted:
+            guessing.check_source(record.account_id, source, self._now())
+        vault = self._vaults.current(record, self._now())
+        if opening is None and vault is not None and vault.recognises(mark):
+            guessing.succeeded(record.account_id, source, counted=False)
+            return vault.vault_key
+        self._pool.check_room()
+        if attempt.counted:
+            guessing.begin(record.account_id, source, self._now())
+        remembered = mark if opening is None else None
+        return await self._guess(attempt, remembered, opening or (lambda: self._only(attempt)))
+
     def mark_of(self, name: str, secret: Secret) -> bytes:
         """A keyed hash of a secret seen with a name, good in this process only."""
         return self._recogniser.mark(self.nobody(name), secret)
@@ -185,24 +210,36 @@ class Opener:
             task.exception()  # seen, also if nobody waits any more
 
     async def _derived(self, attempt: Try, mark: bytes) -> OpenVault:
+        after, opened = await self._guess(attempt, mark, lambda: self._settled(attempt))
+        await self._check_unchanged(after)
+        mark = self._recogniser.mark(after, attempt.secret, attempt.kind)
+        pending = opened.slot.state is SlotState.PENDING and not attempt.verified
+        return self._vaults.put(
+            after, opened.vault_key, mark, attempt.source, self._now(), pending=pending
+        )
+
+    async def _guess(self, attempt: Try, mark: bytes | None, opening: Callable[[], T]) -> T:
+        """What `opening` opens in a thread of the pool, counted as right, wrong or neither."""
         record, source = attempt.record, attempt.source
         guessing = self._guessing_about(record)
         try:
-            after, opened = await self._pool.run(self._settled, attempt)
+            opened = await self._pool.run(opening)
         except WrongSecret:
-            self._wrong.add(mark, self._now())
+            if mark is not None:
+                self._wrong.add(mark, self._now())
             raise
         except BaseException:
             if attempt.counted:
                 guessing.withdraw(record.account_id, source)
             raise
         guessing.succeeded(record.account_id, source, counted=attempt.counted)
-        await self._check_unchanged(after)
-        mark = self._recogniser.mark(after, attempt.secret, attempt.kind)
-        pending = opened.slot.state is SlotState.PENDING and not attempt.verified
-        return self._vaults.put(
-            after, opened.vault_key, mark, source, self._now(), pending=pending
-        )
+        return opened
+
+    def _only(self, attempt: Try) -> VaultKey:
+        record, secret = attempt.record, attempt.secret
+        if not record.holds_ciphertext:
+            self._accounts.dummy_open(secret)
+        return self._accounts.open(record, secret, attempt.kind, frozen=True).vault_key
 
     def _settled(self, attempt: Try) -> tuple[AccountRecord, Opened]:
         record, secret = attempt.record, attempt.secret

@@ -245,6 +245,7 @@ _BOOLEANS = frozenset(
         "remove",
         "compromised",
         "accept_admin",
+        "at_site",
         "undo",
         "suspended",
         "wanted",

@@ -17,6 +17,7 @@ class Role(StrEnum):
     DOVECOT = "dovecot"
     READER = "reader"
     CONVERT = "convert"
+    PORTAL = "portal"
     ADMIN = "admin"
     EVICT = "evict"
 
@@ -108,6 +109,22 @@ class SessionLock:
 
 
 @dataclass(frozen=True, slots=True)
+class PortalSignIn:
+    """The portal asks whether this is the account's password; nothing stays open."""
+
+    name: str
+    secret: Secret
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortalOverview:
+    """The portal shows a user that it signed in how the user's own account stands."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccountAdd:
     """Make a plain account; the site's own home and Maildir where none are given."""
 
@@ -132,16 +149,19 @@ class AccountCode:
     name: str
     secret: Secret
     mail_to: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountRecover:
-    """A new password by the recovery code, and a new code."""
+    """A new password by the recovery code, and a new code; `at_site`, the site takes it too."""
 
     name: str
     code: Secret
     new_secret: Secret
     compromised: bool = False
+    source: str = ""
+    at_site: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,7 @@ class AccountPassword:
     name: str
     secret: Secret
     new_secret: Secret
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +191,7 @@ class AccountJoin:
     by: str = "password"
     compromised: bool = False
     accept_admin: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +209,7 @@ class AccountRotate:
     name: str
     secret: Secret
     compromised: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +219,7 @@ class AccountDisable:
     name: str
     secret: Secret
     undo: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +236,7 @@ class AccountThaw:
     name: str
     secret: Secret
     by: str = "code"
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +254,7 @@ class AccountAdmin:
     name: str
     secret: Secret
     wanted: bool
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +264,7 @@ class AppPasswordAdd:
     name: str
     secret: Secret
     label: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +274,7 @@ class AppPasswordRemove:
     name: str
     handle: str
     secret: Secret | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +367,18 @@ class BackupSeal:
 
     lines: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertProgress:
+    """The convert service tells how far it is; decimal numbers, `updated` in milliseconds."""
+
+    account: str
+    state: str
+    encrypted: str
+    left: str
+    failed: str
+    updated: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,15 +488,19 @@ AdminRequest: TypeAlias = (
     | AccountAlias
     | AccountRemove
 )
-ConvertRequest: TypeAlias = ConvertGrant | ConvertUnwrap | ConvertDone
+PortalRequest: TypeAlias = PortalSignIn | PortalOverview
+ConvertRequest: TypeAlias = ConvertGrant | ConvertUnwrap | ConvertDone | ConvertProgress
 EvictRequest: TypeAlias = Who | End | Caches | Forget
-Request: TypeAlias = DovecotRequest | ReaderRequest | AdminRequest | ConvertRequest | EvictRequest
+Request: TypeAlias = (
+    DovecotRequest | ReaderRequest | PortalRequest | AdminRequest | ConvertRequest | EvictRequest
+)
 
 _D = frozenset({Role.DOVECOT, Role.ADMIN})
 _R = frozenset({Role.READER, Role.ADMIN})
 _A = frozenset({Role.ADMIN})
 _C = frozenset({Role.CONVERT, Role.ADMIN})
 _E = frozenset({Role.EVICT})
+_P = frozenset({Role.PORTAL, Role.ADMIN})
 
 OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "login": (Login, _D),
@@ -467,25 +511,27 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "unwrap": (Unwrap, _R),
     "renew": (Renew, _R),
     "lock": (Lock, _R),
+    "portal-sign-in": (PortalSignIn, _P),
+    "portal-overview": (PortalOverview, _P),
     "status": (Status, _A),
     "session-list": (SessionList, _A),
-    "session-lock": (SessionLock, _A),
+    "session-lock": (SessionLock, _P),
     "account-add": (AccountAdd, _A),
-    "account-enable": (AccountEnable, _A),
-    "account-code": (AccountCode, _A),
-    "account-recover": (AccountRecover, _A),
-    "account-password": (AccountPassword, _A),
+    "account-enable": (AccountEnable, _P),
+    "account-code": (AccountCode, _P),
+    "account-recover": (AccountRecover, _P),
+    "account-password": (AccountPassword, _P),
     "account-password-abort": (AccountPasswordAbort, _A),
-    "account-join": (AccountJoin, _A),
+    "account-join": (AccountJoin, _P),
     "account-reset": (AccountReset, _A),
     "account-rotate": (AccountRotate, _A),
-    "account-disable": (AccountDisable, _A),
-    "account-freeze": (AccountFreeze, _A),
-    "account-thaw": (AccountThaw, _A),
+    "account-disable": (AccountDisable, _P),
+    "account-freeze": (AccountFreeze, _P),
+    "account-thaw": (AccountThaw, _P),
     "account-suspend": (AccountSuspend, _A),
-    "account-admin": (AccountAdmin, _A),
-    "app-password-add": (AppPasswordAdd, _A),
-    "app-password-remove": (AppPasswordRemove, _A),
+    "account-admin": (AccountAdmin, _P),
+    "app-password-add": (AppPasswordAdd, _P),
+    "app-password-remove": (AppPasswordRemove, _P),
     "admin-set": (AdminSet, _A),
     "admin-status": (AdminStatus, _A),
     "admin-change": (AdminChange, _A),
@@ -498,6 +544,7 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "convert-grant": (ConvertGrant, _A),
     "convert-unwrap": (ConvertUnwrap, _C),
     "convert-done": (ConvertDone, _C),
+    "convert-progress": (ConvertProgress, _C),
     "account-list": (AccountList, _A),
     "account-show": (AccountShow, _A),
     "account-rename": (AccountRename, _A),

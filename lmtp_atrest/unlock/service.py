@@ -29,11 +29,13 @@ from lmtp_atrest.errors import (
     WrongSecret,
     WrongState,
 )
+from lmtp_atrest.keystore.activity import DAY_MS, OPENED, Activity, Event
 from lmtp_atrest.names import InvalidName, Names
 from lmtp_atrest.telemetry import alarm, logger
 from lmtp_atrest.unlock.evict import Evictor
 from lmtp_atrest.unlock.opening import KdfPool, Opener, Settle, Try
 from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.owners import check_own
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import (
     Keys,
@@ -51,6 +53,9 @@ log = logger("unlock")
 REFUSED_TOO_MANY_KEYS = (
     "This account has more keys than a login can carry: ask your administrator."
 )
+
+
+NOTED_LIMIT = 50_000
 
 
 class TooManyKeys(AtRestError):
@@ -76,6 +81,8 @@ class Service:
         self.accounts = accounts
         self.evictor = evictor
         self._notices = notices
+        self._activity = Activity(accounts.vaults.store)
+        self._noted_today: set[tuple[str, int, str, str]] = set()
         self.names = Names(config.names, config.lmtp.recipient_delimiter)
         self.now = now
         self.pool = pool or KdfPool()
@@ -100,6 +107,8 @@ class Service:
     async def answer(self, request: Request, peer: Peer) -> Reply:
         """The one reply to a request; never raises, whatever happens."""
         try:
+            if peer.role is Role.PORTAL:
+                check_own(request)
             return await self._operations[type(request)](request, peer)
         except AtRestError as error:
             return failure(error, request, peer)
@@ -168,7 +177,35 @@ class Service:
 
         `quiet`: milliseconds in which the same notice is not sent again.
         """
+        await self.note(record, kind, daily=quiet > 0)
         await asyncio.to_thread(self._notices.add, record, kind, quiet)
+
+    async def note(
+        self, record: AccountRecord, event: str, client: str = "", *, daily: bool = False
+    ) -> None:
+        """Have it shown to the account's owner what happened; never fails what it notes."""
+        now = self.accounts.milliseconds()
+        if daily:
+            key = record.account_id, now // DAY_MS, event, client
+            if key in self._noted_today:
+                return
+            if len(self._noted_today) >= NOTED_LIMIT:
+                self._noted_today.clear()
+            self._noted_today.add(key)
+        try:
+            await asyncio.to_thread(
+                self._activity.add, record.account_id, event, now, client, daily=daily
+            )
+        except AtRestError as error:
+            log.error("activity not noted", cause=str(error))
+
+    async def happened(self, account_id: str) -> list[Event]:
+        """What was noted of an account, newest first."""
+        return await asyncio.to_thread(self._activity.of, account_id)
+
+    async def happened_last(self, account_id: str, event: str) -> int | None:
+        """When this happened last, in milliseconds since 1970."""
+        return await asyncio.to_thread(self._activity.last, account_id, event)
 
     # ---- reader
 
@@ -182,6 +219,7 @@ class Service:
         vault = await self.opener.open(Try(record, request.secret, request.source))
         record = await self.settled(record, vault)
         log.info("opened for a reader", account=record.account_id, uid=peer.uid)
+        await self.note(record, OPENED, client_of("reader", request.source), daily=True)
         return Reply(
             "opened",
             {
@@ -269,11 +307,13 @@ def failure(error: AtRestError, request: Request, peer: Peer) -> Reply:
         log.error("failed", op=operation, cause=str(error))
     if isinstance(error, Busy) and peer.role is not Role.DOVECOT:
         fields["retry_after"] = round(error.retry_after, 1)
+    if isinstance(error, InvalidName) and peer.role is Role.PORTAL:
+        result = "not-found"
     if isinstance(error, TooManyKeys):
         result, fields["reason"] = "refused", REFUSED_TOO_MANY_KEYS
     elif peer.role is Role.ADMIN:
         fields["reason"] = str(error)
-    elif result not in _FOR_EVERYBODY:
+    elif result not in (_FOR_OWNERS if peer.role is Role.PORTAL else _FOR_EVERYBODY):
         result = "temporary-failure"
     return Reply(result or "temporary-failure", fields)
 
@@ -292,6 +332,19 @@ _RESULTS: tuple[tuple[type[AtRestError], str], ...] = (
     (UsageError, "usage"),
 )
 _FOR_EVERYBODY = frozenset({"wrong-secret", "no-such-session", "busy"})
+# The portal has words of its own for these, in the user's language.
+_FOR_OWNERS = _FOR_EVERYBODY | {
+    "not-found",
+    "conflict",
+    "wrong-state",
+    "bad-code",
+    "usage",
+}
+
+
+def client_of(service: str, source: str) -> str:
+    """A client as its user is told of it."""
+    return f"{service}, {source}" if source else service
 
 
 def _base64(data: bytes) -> str:

@@ -25,6 +25,7 @@ from lmtp_atrest.unlock.keylife import KeyLife
 from lmtp_atrest.unlock.logins import Logins
 from lmtp_atrest.unlock.outbox import Outbox
 from lmtp_atrest.unlock.requests import Role
+from lmtp_atrest.unlock.selfservice import SelfService
 from lmtp_atrest.unlock.server import RoleServer, uids_of
 from lmtp_atrest.unlock.service import Service
 
@@ -32,7 +33,7 @@ log = logger("unlock")
 
 EXPIRY_SECONDS = 5.0
 TIDY_SECONDS = 60.0
-ROLES = (Role.DOVECOT, Role.READER, Role.CONVERT, Role.ADMIN)
+ROLES = (Role.DOVECOT, Role.READER, Role.CONVERT, Role.PORTAL, Role.ADMIN)
 
 
 async def serve(
@@ -44,7 +45,7 @@ async def serve(
     ready: asyncio.Event | None = None,
     barrier_seconds: float = BARRIER_SECONDS,
 ) -> None:
-    """Serve the three unlock sockets until `stopping` is set.
+    """Serve the unlock sockets until `stopping` is set.
 
     Then accept no more, answer what is under way, and wipe the vaults. `ready` is set once all
     sockets listen. The caller hardened the process before it read the site key; `status` tells
@@ -106,7 +107,7 @@ def build(
     barrier_seconds: float = BARRIER_SECONDS,
     hardening_missing: Sequence[str] = (),
 ) -> Parts:
-    """All operations of all three sockets, without the sockets."""
+    """All operations of all sockets, without the sockets."""
     generations = Generations(accounts)
     slots = SlotChanges(accounts, generations)
     admin = AdminRecovery(accounts, Audit(accounts.vaults.store))
@@ -144,13 +145,14 @@ def build(
         administration,
         KeyLife(config, service, administration, admin, generations, slots),
         operations,
+        SelfService(service, administration, admin, converting),
     ):
         service.add_operations(part.operations())
     return Parts(service, outbox, converting, operations)
 
 
 def build_servers(config: Config, service: Service) -> list[RoleServer]:
-    """The three sockets, not yet listening."""
+    """The sockets, not yet listening."""
     return [
         RoleServer(
             role,
@@ -166,6 +168,8 @@ def _peers(config: Config, role: Role) -> tuple[str, ...]:
     named: tuple[str, ...] = getattr(config.unlock.peers, role)
     if role is Role.CONVERT and config.lmtp.user is not None:
         return (*named, config.lmtp.user)  # conversions run as the owner of the Maildirs
+    if role is Role.PORTAL and config.portal.user is not None:
+        return (*named, config.portal.user)
     return named
 
 

@@ -18,6 +18,7 @@ from tests.cli.calling import Result, call
 from tests.ports import free_port
 
 PASSWORD = "correct horse battery staple"
+QUIET = 'conversion: {{state: "sqlite:///{root}/store/conversion.db", background: false}}\n'
 
 
 @dataclass
@@ -53,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     site = RunningSite(root, free_port())
     user = root.owner()
     cheap = "atrest: {argon2_memory: 19MiB, argon2_passes: 2}\n"
-    site.config.write_text(CONFIG.format(root=root, port=site.port, user=user) + cheap)
+    site.config.write_text((CONFIG + QUIET).format(root=root, port=site.port, user=user) + cheap)
     site.config.chmod(0o644)
     made = call("init", "-c", site.config)
     assert "keep a copy of" in made.stderr

@@ -17,7 +17,7 @@ from lmtp_atrest.errors import AtRestError
 from lmtp_atrest.unlock.client import SyncClient
 from lmtp_atrest.unlock.requests import Role
 from tests.cli.calling import call
-from tests.cli.conftest import RunningSite
+from tests.cli.conftest import QUIET, RunningSite
 from tests.ports import free_port
 
 NO_POSTFIX = ("--postconf", "/nonexistent/postconf")
@@ -46,7 +46,7 @@ def test_dovecot_that_is_not_looked_at_is_a_warning(running: RunningSite, tmp_pa
 
 def test_where_dovecot_delivers_serve_has_no_lmtp_and_doctor_misses_none(tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "lmtp-atrest.yaml"
-    text = CONFIG.format(root=tmp_path, port=port, user=tmp_path.owner())
+    text = (CONFIG + QUIET).format(root=tmp_path, port=port, user=tmp_path.owner())
     config.write_text(text.replace("mail: {", "mail: {delivered_by: dovecot, "))
     config.chmod(0o644)
     assert call("init", "-c", config).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 
 from lmtp_atrest.config import Config, Conversion, Mail
 from lmtp_atrest.conversion import States
-from lmtp_atrest.conversion.background import Background
+from lmtp_atrest.conversion.background import Background, Progress
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.records import AccountRecord
 from tests.sites import PASSWORD, CheapSite
@@ -28,9 +28,20 @@ class Service:
         self.states = States(state)
         self.states.open()
         self.stopping = threading.Event()
+        self.told: list[Progress] = []
+        self.heard = True
         self.background = Background(
-            config, site.records, self.states, self.stopping, lambda: self.seconds
+            config,
+            site.records,
+            self.states,
+            self.stopping,
+            lambda: self.seconds,
+            tell=self.tell,
         )
+
+    def tell(self, progress: Progress) -> bool:
+        self.told.append(progress)
+        return self.heard
 
     def clean(self, record: AccountRecord) -> bool:
         row = self.states.get(record.account_id)
@@ -102,3 +113,25 @@ def test_an_account_without_mail_or_under_another_run_is_no_trouble(service: Ser
         assert not is_sealed(first)
     service.background.look()
     assert is_sealed(first)
+
+
+def test_progress_is_told_and_told_again_after_it_was_not_heard(service: Service) -> None:
+    record = service.site.add(password=PASSWORD)
+    for number in range(130):
+        message(record, number)
+    service.background.look()
+    under_way = service.told[0]
+    assert (under_way.state, under_way.encrypted, under_way.left) == ("running", 64, 66)
+
+    def figures() -> list[tuple[str, int, int]]:
+        service.told.clear()
+        service.background.look()
+        return [(told.state, told.encrypted, told.left) for told in service.told]
+
+    done = [("done", 130, 0)]
+    assert figures() == done
+    assert figures() == done, "the oldest is told again, to find out whether somebody listens"
+    service.heard = False
+    figures()
+    service.heard = True
+    assert figures() == done

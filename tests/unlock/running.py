@@ -36,7 +36,7 @@ def config_for(sockets: Path, **unlock: Any) -> Config:
     """A configuration whose sockets this user may use and that has no evict helper."""
     settings: dict[str, Any] = {
         "sockets": sockets,
-        "peers": Peers(dovecot=(ME,), reader=(ME,), admin=(ME,)),
+        "peers": Peers(dovecot=(ME,), reader=(ME,), portal=(ME,), convert=(ME,), admin=(ME,)),
         "session": Session(),
         "evict": Evict(socket=None, peers=(ME,)),
         **unlock,

@@ -17,6 +17,7 @@ from lmtp_atrest.crypto import recovery_code
 from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.errors import TemporaryFailure
 from lmtp_atrest.secret import Secret
+from lmtp_atrest.texts import LANGUAGES, Language
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import AccountCode, AccountFreeze, Login, Request, Role
 from tests.ports import free_port
@@ -136,9 +137,11 @@ async def test_what_cannot_be_sent_is_given_up_after_a_week(
     assert mailbox.messages == []
 
 
-@pytest.mark.parametrize("kind", sorted(notify.TEXTS))
-def test_every_notice_is_whole(kind: str) -> None:
-    message = notify.notice(Notices(), kind, ALICE, ALICE, 1_795_500_000_000)
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("kind", notify.KINDS)
+def test_every_notice_is_whole(kind: str, language: Language) -> None:
+    config = Notices(language=language)
+    message = notify.notice(config, kind, ALICE, ALICE, 1_795_500_000_000)
     text = str(message.get_content())
     assert "{" not in text
     assert message["Subject"] and message["Date"] and message["Message-ID"]
