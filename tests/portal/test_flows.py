@@ -43,7 +43,7 @@ async def test_a_forgotten_password_is_replaced_by_the_code(
     code = code_on(visitor)
     async with browser(place, "198.51.100.9") as other:
         fields = {"name": ALICE, "new": NEW, "repeat": NEW}
-        await other.submit("forgot", code=code[:-1] + "Z", **fields)
+        await other.submit("forgot", code=code[:-1] + ("Z" if code[-1] != "Z" else "Y"), **fields)
         assert "typing error" in other.text
         await other.submit("forgot", code=code.lower().replace("-", " "), **fields)
         assert code_on(other) != code
