@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from lmtp_atrest.conversion.forms import Job
 from lmtp_atrest.crypto.dcrypt import HEADER_LIMIT
-from lmtp_atrest.errors import AtRestError
+from lmtp_atrest.errors import AtRestError, Damaged
 from lmtp_atrest.maildir import Maildir
 from lmtp_atrest.maildir.caches import CACHE_NAME
 from lmtp_atrest.maildir.exchange import (
@@ -20,6 +20,7 @@ from lmtp_atrest.maildir.exchange import (
     settle_all,
 )
 from lmtp_atrest.maildir.filesystem import StorageFailure
+from lmtp_atrest.maildir.mending import QUARANTINE
 from lmtp_atrest.maildir.names import base_of
 from lmtp_atrest.maildir.replacement import Replacement
 from lmtp_atrest.maildir.uidlist import uidlist_lock
@@ -166,6 +167,8 @@ class Run:
             counts.bytes += outcome
         elif isinstance(outcome, Vanished):
             counts.vanished += 1
+        elif isinstance(outcome, Damaged) and exchange.where.folder == QUARANTINE:
+            counts.skipped += 1  # set aside because it does not open: no run waits for it
         else:
             # The text of an error that nobody foresaw may hold anything.
             known = isinstance(outcome, AtRestError)

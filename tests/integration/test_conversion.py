@@ -126,9 +126,9 @@ class Conversions:
         return [p for sub in ("new", "cur") for p in self.maildir.rglob(f"{sub}/*")]
 
 
-def fill(maildir: Path) -> None:
+def fill(maildir: Path, messages: int = MESSAGES) -> None:
     """Plain mail from before, in several folders, new and seen, as Dovecot names it."""
-    for number, folder in zip(range(MESSAGES), itertools.cycle(FOLDERS)):
+    for number, folder in zip(range(messages), itertools.cycle(FOLDERS)):
         directory = maildir / ("" if folder == "INBOX" else f".{folder}")
         for name in ("tmp", "new", "cur"):
             (directory / name).mkdir(parents=True, exist_ok=True)
