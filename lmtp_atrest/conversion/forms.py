@@ -11,6 +11,7 @@ from typing import BinaryIO
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.dcrypt import (
     HEADER_LIMIT,
+    Header,
     MessageKey,
     Sealer,
     SealingMaterial,
@@ -115,7 +116,8 @@ def _seal(
         exchange.write(sealer.update(chunk))
     exchange.write(sealer.finish())
     with exchange.reread() as written:
-        _check(digest.digest(), _opened(written, lambda header: _own(header, public_key, key)))
+        own = _sealed_with(key, material.digest, public_key)
+        _check(digest.digest(), _opened(written, own))
     return sealer.size
 
 
@@ -147,18 +149,22 @@ def _rewrap(
         size += len(chunk)
         exchange.write(chunk)
     with exchange.reread() as written:  # the tag proves ciphertext and key
-        for _ in _opened(written, lambda found: _own(found, public_key, key)):
+        for _ in _opened(written, _sealed_with(key, material.digest, public_key)):
             pass
     return size
 
 
-def _own(header: dcrypt.Header, public_key: PublicKey, key: MessageKey) -> MessageKey:
-    if header.key_id != public_key.key_id or not hmac.compare_digest(
-        header.check_digest, key.check_digest()
-    ):
-        message = "the header does not read back as it was written"
-        raise Damaged(message)
-    return key
+def _sealed_with(key: MessageKey, digest: bytes, public_key: PublicKey) -> Unwrap:
+    """Gives the key that was just sealed, to the header that says so; its digest is known."""
+
+    def unwrap(header: Header) -> MessageKey:
+        same = hmac.compare_digest(header.check_digest, digest)
+        if header.key_id != public_key.key_id or not same:
+            message = "the header does not read back as it was written"
+            raise Damaged(message)
+        return key
+
+    return unwrap
 
 
 def _check(expected: bytes, chunks: Iterable[bytes]) -> None:
