@@ -17,7 +17,8 @@ lint: .venv/ok
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Real Postfix, Dovecot, Exim and swaks in roots of their own; nothing is installed on the host.
+# Real Postfix, Dovecot, Exim, swaks and Chromium in roots of their own; nothing is installed on
+# the host.
 peers:
 	tests/peers/build.sh
 
