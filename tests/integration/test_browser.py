@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import segno
 
 from tests.peers.browser import ROOT, Browser, Look
 from tests.peers.root import Host, missing, pids_in
@@ -25,6 +26,8 @@ PAGES = {
     "/missing-part": '<p>x</p><img src="/nowhere.png" alt="x">',
     "/failing": '<p>x</p><script src="/fail.js"></script>',
     "/styled": '<p style="width: 500px">x</p>',
+    "/code": segno.make("0123-CODE").svg_inline(scale=4),
+    "/long": "<p>x</p>" * 100,
     "/wide": '<p class="wide">x</p>',
 }
 SCRIPTS = {
@@ -171,6 +174,15 @@ def test_a_picture_shows_the_whole_page_and_is_small(browser: Browser, site: str
     assert len(browser.small_picture()) < len(whole) / 2
     browser.look(Look(phone=True))
     assert size(browser.picture(whole=False)) == (720, 1480)
+
+
+def test_paper_is_counted_and_its_codes_are_read(browser: Browser, site: str) -> None:
+    browser.open(f"{site}/code")
+    assert browser.barcodes() == ["0123-CODE"]
+    assert browser.sheets() == 1
+    browser.open(f"{site}/long")
+    assert browser.barcodes() == []
+    assert browser.sheets() > 1
 
 
 def size(png: bytes) -> tuple[int, int]:

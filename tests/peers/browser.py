@@ -7,12 +7,14 @@ policy of a page forbids, files that are not there) fails the test at the end.
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import zxingcpp
 from selenium import webdriver
 from selenium.webdriver.chrome.remote_connection import ChromeRemoteConnection
 from selenium.webdriver.common.by import By
@@ -44,6 +46,21 @@ FLAGS = (
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 CHECK = """
 axe.run({runOnly: %s}).then(found => JSON.stringify(found.violations))
+"""
+# A picture's pixels in shades of gray, by the only decoder of PNG that is at hand.
+GRAY = """
+(async () => {
+  const bytes = Uint8Array.from(atob("%s"), c => c.charCodeAt(0));
+  const picture = await createImageBitmap(new Blob([bytes], {type: "image/png"}));
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const rgba = context.getImageData(0, 0, picture.width, picture.height).data;
+  let gray = "";
+  for (let at = 0; at < rgba.length; at += 4)
+    gray += String.fromCharCode((rgba[at] + rgba[at + 1] + rgba[at + 2]) / 3);
+  return {gray: btoa(gray), width: picture.width, height: picture.height};
+})()
 """
 
 
@@ -246,6 +263,18 @@ class Browser:
         taken = self.devtools("Page.captureScreenshot", captureBeyondViewport=whole, **clip)
         self.look(self._look)
         return base64.b64decode(taken["data"])
+
+    def barcodes(self) -> list[str]:
+        """Return what a scanner reads from the page as it is printed."""
+        found = self.evaluate(GRAY % base64.b64encode(self.picture(paper=True)).decode())
+        pixels = memoryview(base64.b64decode(found["gray"]))
+        image = pixels.cast("B", (found["height"], found["width"]))
+        return [barcode.text for barcode in zxingcpp.read_barcodes(image)]
+
+    def sheets(self) -> int:
+        """Return how many sheets of A4 the page takes when it is printed."""
+        printed = self.devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed["data"])))
 
     def small_picture(self, whole: bool = True) -> bytes:
         """Return the same for the documentation: in few colours, so that it stays small."""
