@@ -112,6 +112,7 @@ class Browser:
         options.binary_location = "/usr/bin/chromium"
         for flag in FLAGS:
             options.add_argument(f"--{flag}")
+        options.accept_insecure_certs = True  # those that tests make themselves
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         server = ChromeRemoteConnection(f"http://127.0.0.1:{port}")
         self.driver = webdriver.Remote(command_executor=server, options=options)
