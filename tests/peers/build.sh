@@ -20,7 +20,9 @@ servers=(
   dovecot-imapd dovecot-lmtpd dovecot-pop3d dovecot-sieve dovecot-managesieved dovecot-auth-lua
   lua-socket postfix swaks libsasl2-modules
 )
-browser=(chromium chromium-driver fontconfig fonts-inter fonts-dejavu-core pngquant)
+browser=(
+  chromium chromium-driver fontconfig fonts-inter fonts-dejavu-core fonts-urw-base35 pngquant
+)
 
 # The accessibility checker that tests run inside their pages; what npm fetched must be this.
 axe_version=4.14.1
