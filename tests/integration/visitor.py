@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from lmtp_atrest.portal.texts import Texts, catalogues
-
 from tests.peers.browser import Browser, Look
 from tests.peers.root import attempts
 
@@ -48,7 +48,8 @@ class Visitor:
     look: Look
     pictures: Pictures
     seconds: dict[str, float] = field(default_factory=dict)
-    _known: set[str] = field(default_factory=set)
+    # What has been looked over, by the look and how the page is built; also in other tests.
+    _known: ClassVar[set[tuple[Look, str]]] = set()
 
     @property
     def texts(self) -> Texts:
@@ -69,7 +70,7 @@ class Visitor:
 
     def follow(self, place: str) -> None:
         """Follow the link of the page to another one."""
-        self.browser.click(f"main a[href='{self._path(place)}']")
+        self.browser.go(f"main a[href='{self._path(place)}']")
         self._look_over()
 
     def send(self, place: str, *, ticks: Sequence[str] = (), **fields: str) -> None:
@@ -81,7 +82,7 @@ class Visitor:
             name, _, value = tick.partition("=")
             chosen = f"[value='{value}']" if value else ""
             self.browser.click(f"{form} input[name='{name}']{chosen}")
-        self.browser.click(f"{form} button")
+        self.browser.go(f"{form} button")
         self._look_over()
 
     def sign_in(self, name: str, password: str) -> None:
@@ -128,13 +129,13 @@ class Visitor:
     def _look_over(self) -> None:
         seconds = self.browser.evaluate(SECONDS)
         self.seconds.setdefault(self.place or "overview", seconds)
-        structure = str(self.browser.evaluate(STRUCTURE))
+        structure = self.look, str(self.browser.evaluate(STRUCTURE))
         if structure in self._known:
             return
         self._known.add(structure)
         where = f"{self.browser.title} ({self.browser.url})"
         language = self.browser.evaluate("document.documentElement.lang")
         assert language == self.look.language, where
-        assert self.browser.too_wide() == [], where
+        assert self.browser.too_wide() == "", where
         found = self.browser.axe()
         assert found == [], where + "\n" + "\n".join(found)

@@ -16,12 +16,13 @@ from typing import Any, Self
 
 import zxingcpp
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.remote_connection import ChromeRemoteConnection
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.peers.root import ROOTS, Host, free_ports, wait_for_port
+from tests.peers.root import ROOTS, Host, attempts, free_ports, wait_for_port
 
 ROOT = "browser"
 # Root has to say that it gives up the sandbox: the pages are our own, and the namespace holds
@@ -46,6 +47,16 @@ FLAGS = (
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 CHECK = """
 axe.run({runOnly: %s}).then(found => JSON.stringify(found.violations))
+"""
+# Text may stick out of a box that does not: then no element is wider than the page.
+WIDER = """
+(() => {
+  const page = document.documentElement;
+  if (page.scrollWidth <= page.clientWidth) return "";
+  const wider = [...document.querySelectorAll("body *")].filter(
+    e => e.getBoundingClientRect().right > page.clientWidth || e.scrollWidth > e.clientWidth);
+  return "by " + (page.scrollWidth - page.clientWidth) + ": " + wider.map(e => e.outerHTML).pop();
+})()
 """
 # A picture's pixels in shades of gray, by the only decoder of PNG that is at hand.
 GRAY = """
@@ -184,11 +195,20 @@ class Browser:
         self.fields += 1
 
     def click(self, selector: str) -> None:
-        """Press a button, follow a link or tick a box, and wait for the page that comes of it."""
-        element = self.find(selector)
-        self._keep_complaints()
-        element.click()
+        """Click at something on the page that leads to no other: tick a box, have it printed."""
+        self.find(selector).click()
         self.clicks += 1
+
+    def go(self, selector: str) -> None:
+        """Press a button or follow a link, and wait for the page that comes of it."""
+        self._keep_complaints()
+        before = self.driver.find_element(By.TAG_NAME, "html")
+        self.click(selector)
+        for _ in attempts(f"another page than {self.url} by {selector}", 30):
+            try:
+                before.is_enabled()
+            except StaleElementReferenceException:
+                return
 
     def press(self, *keys: str) -> None:
         """Press keys at what has the focus; `Keys` of Selenium names the special ones."""
@@ -243,17 +263,9 @@ class Browser:
             for node in rule["nodes"]
         ]
 
-    def too_wide(self) -> list[str]:
-        """Return what makes the page scroll sideways."""
-        return list(
-            self.evaluate("""
-              [...document.querySelectorAll('body *')]
-              .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth
-                      && document.documentElement.scrollWidth
-                         > document.documentElement.clientWidth)
-              .map(e => e.outerHTML.slice(0, 200))
-            """)
-        )
+    def too_wide(self) -> str:
+        """Return what makes the page scroll sideways; empty where it does not."""
+        return str(self.evaluate(WIDER))
 
     def picture(self, whole: bool = True, paper: bool = False) -> bytes:
         """Return the page as a PNG: the whole of it or what the window shows, or as printed."""
