@@ -15,7 +15,7 @@ import trustme
 from lmtp_atrest.unlock.requests import AccountCode, AdminSet
 from tests.integration.living import MAGIC, Living, password_command, secret
 from tests.integration.site import ALICE, BOB, PASSWORD, USERS
-from tests.integration.visitor import Pictures, Visitor
+from tests.integration.visitor import Visitor
 from tests.peers.atrest import MAIL_USER
 from tests.peers.browser import ROOT, Browser, Look
 from tests.peers.dovecot import Dovecot
@@ -43,17 +43,21 @@ NEW, OTHER, THIRD = (
 ADMIN = "the administrators' own, in a safe"
 WEAK = "password1"
 PORTAL_USER = "nobody"
+# With names, which `Browser` maps, or without TLS as behind a proxy; below a path, or not.
+ADDRESSES = {
+    "en": "https://mail.example.org/keys/",
+    "de": "https://keys.example.org/",
+    "fr": "http://127.0.0.1:{port}/mail/keys/",
+    "es": "http://127.0.0.1:{port}/",
+}
 OLD_MESSAGES = 120
 ACTIONS_LIMIT = 12  # clicks and fields, from the first page to a code that was checked
 
 
 @pytest.fixture
 def site(dovecot: Dovecot, shared: Path, look: Look) -> Iterator[Living]:
-    """A site with a portal, and mail of bob's from before.
-
-    For a desk it is below a path, as behind a proxy; for a phone it has TLS of its own.
-    """
-    running = Living(dovecot, **sections(dovecot, shared, tls=look.phone))
+    """A site with a portal, and mail of bob's from before."""
+    running = Living(dovecot, **sections(dovecot, shared, ADDRESSES[look.language]))
     running.know(NEW, OTHER, THIRD, WEAK)
     fill(dovecot.mail / BOB / "Maildir")
     with running:
@@ -61,15 +65,13 @@ def site(dovecot: Dovecot, shared: Path, look: Look) -> Iterator[Living]:
         yield running
 
 
-def sections(dovecot: Dovecot, shared: Path, tls: bool) -> dict[str, dict[str, object]]:
+def sections(dovecot: Dovecot, shared: Path, address: str) -> dict[str, dict[str, object]]:
     (port,) = free_ports(1)
-    url = f"https://127.0.0.1:{port}/" if tls else f"http://127.0.0.1:{port}/mail/keys/"
-    (shared / "conversion").mkdir()
-    shutil.chown(shared / "conversion", MAIL_USER)
+    tls = address.startswith("https:")
     return {
         "portal": {
-            "listen": f"127.0.0.1:{port}",
-            "url": url,
+            "listen": f"127.0.0.1:{443 if tls else port}",
+            "url": address.format(port=port),
             "tls": certificate(shared) if tls else None,
             "user": PORTAL_USER,
             "authenticate": f"imap://127.0.0.1:{dovecot.ports.imap}",
@@ -78,15 +80,12 @@ def sections(dovecot: Dovecot, shared: Path, tls: bool) -> dict[str, dict[str, o
             "back": "https://mail.example.org/",
         },
         "site": {"password_command": password_command(dovecot)},
-        "conversion": {
-            "state": f"sqlite:///{shared}/conversion/conversion.db",
-            "messages_per_second": 30,
-        },
+        "conversion": {"messages_per_second": 30},
     }
 
 
 def certificate(shared: Path) -> dict[str, str]:
-    made = trustme.CA().issue_cert("127.0.0.1")
+    made = trustme.CA().issue_cert("mail.example.org")
     paths = {"certificate": shared / "portal.crt", "key": shared / "portal.key"}
     made.cert_chain_pems[0].write_to_path(paths["certificate"])
     made.private_key_pem.write_to_path(paths["key"])
@@ -112,17 +111,14 @@ def fill(maildir: Path) -> None:
 
 
 @pytest.fixture
-def pictures(request: pytest.FixtureRequest) -> Pictures:
-    directory = request.config.getoption("--pictures")
-    return Pictures(Path(directory) if directory else None)
-
-
-@pytest.fixture
-def visitor(site: Living, look: Look, shared: Path, pictures: Pictures) -> Iterator[Visitor]:
+def visitor(
+    site: Living, look: Look, shared: Path, request: pytest.FixtureRequest
+) -> Iterator[Visitor]:
     if reason := missing(ROOT):
         pytest.skip(reason)
     with Browser(shared, look=look) as browser:
-        somebody = Visitor(browser, site.atrest.config.portal.url, look, pictures)
+        somebody = Visitor(browser, site.atrest.config.portal.url, look)
+        somebody.pictures = request.config.getoption("--pictures")
         yield somebody
         print("\n".join(f"{s * 1000:6.0f} ms  {place}" for place, s in somebody.seconds.items()))
 
@@ -140,7 +136,7 @@ def test_from_signing_in_to_encrypted_mail_with_a_code_on_paper(
     assert len(old) == OLD_MESSAGES
     visitor.open()
     assert visitor.place == "sign-in", "of a stranger"
-    visitor.pictures.take(browser, "portal-sign-in")
+    visitor.picture("sign-in")
     visitor.send("sign-in", name=BOB, secret=own)
     visitor.told("state.plain", place="")
     visitor.follow("switch-on")
@@ -160,7 +156,7 @@ def test_from_signing_in_to_encrypted_mail_with_a_code_on_paper(
 
     # The old mail follows, and the page shows how far it is.
     visitor.told_in_time("progress.figures", by_itself=visitor.look.scripts)
-    visitor.pictures.take(browser, "portal-overview")
+    visitor.picture("overview", phone=True)
     for _ in attempts("the page says that all of it is done", 30):
         if visitor.texts("progress.figures", encrypted=OLD_MESSAGES, left=0) in browser.text():
             break
@@ -184,7 +180,7 @@ def test_the_code_is_on_one_sheet_of_paper_and_nowhere_else(
     site.know(code)
     assert browser.barcodes() == [code]
     assert browser.sheets() == 1
-    visitor.pictures.take(browser, "portal-code")
+    visitor.picture("code")
     visitor.send("code-check", group="ZZZZ")
     visitor.told("code-check.wrong")
     assert code not in browser.driver.page_source
@@ -207,6 +203,11 @@ def test_a_password_is_changed_forgotten_and_changed_elsewhere(
     site.know(code)
     visitor.sign_in(ALICE, PASSWORD)
     visitor.follow("password")
+    browser.fill("secret", PASSWORD)
+    browser.fill("new", NEW)
+    if visitor.look.scripts:
+        visitor.told_in_time("strength.4", by_itself=True)
+    visitor.picture("password")
     browser.fill("new", WEAK)
     if visitor.look.scripts:
         visitor.told_in_time("strength.0", by_itself=True)
@@ -216,11 +217,6 @@ def test_a_password_is_changed_forgotten_and_changed_elsewhere(
     visitor.told("secret.not-repeated")
     visitor.send("password", secret="wrong", new=NEW, repeat=NEW)
     visitor.told("secret.wrong")
-    browser.fill("secret", PASSWORD)
-    browser.fill("new", NEW)
-    if visitor.look.scripts:
-        visitor.told_in_time("strength.4", by_itself=True)
-    visitor.pictures.take(browser, "portal-password")
     visitor.send("password", secret=PASSWORD, new=NEW, repeat=NEW)
     visitor.told("password.done", place="")
     site.wait_for_password(ALICE, NEW)
@@ -258,10 +254,11 @@ def test_a_device_gets_a_password_of_its_own_and_loses_it(site: Living, visitor:
     visitor.sign_in(ALICE, PASSWORD)
     visitor.follow("app-passwords")
     visitor.told("app-passwords.none")
-    visitor.send("app-passwords", label="phone <b>", secret=PASSWORD)
+    label = "Handy <b>" if visitor.look.phone else "phone"
+    visitor.send("app-passwords", label=label, secret=PASSWORD)
     text = visitor.secret("#app-password")
     site.know(text)
-    assert "phone <b>" in browser.text()
+    assert label in browser.text()
     assert site.reads(text) == {"first"}
     visitor.follow("app-passwords")
     visitor.send("app-passwords/remove", remove_secret=PASSWORD)
@@ -280,7 +277,7 @@ def test_a_device_gets_a_password_of_its_own_and_loses_it(site: Living, visitor:
     client.shutdown()
     visitor.open("activity")
     visitor.told("event.opened", "event.app-password-added", "event.app-password-removed")
-    visitor.pictures.take(browser, "portal-activity")
+    visitor.picture("activity")
 
 
 @twice
@@ -336,7 +333,7 @@ def test_nobody_is_told_anything_who_is_not_signed_in(site: Living, visitor: Vis
     visitor.sign_in(ALICE, PASSWORD)
     cookies = browser.driver.get_cookies()
     assert all(cookie["httpOnly"] and cookie["sameSite"] == "Strict" for cookie in cookies)
-    assert {cookie["secure"] for cookie in cookies} == {visitor.look.phone}, "with its own TLS"
+    assert all(cookie["secure"] for cookie in cookies)
     assert not {c["value"] for c in cookies if "session" in c["name"]} & before
 
 
@@ -368,6 +365,17 @@ def test_all_pages_in_other_languages(site: Living, visitor: Visitor) -> None:
     for language in ("en", "de", visitor.look.language):
         visitor.browser.go(f"footer a[hreflang='{language}']")
         assert visitor.browser.evaluate("document.documentElement.lang") == language
+
+
+@twice
+def test_a_link_in_the_webmail_leads_to_who_is_signed_in(site: Living, visitor: Visitor) -> None:
+    webmail = f"data:text/html,<title>x</title><a href='{visitor.address}'>keys</a>"
+    for signed_in, key in ((False, "sign-in.lead"), (True, "state.encrypted")):
+        if signed_in:
+            visitor.sign_in(ALICE, PASSWORD)
+        visitor.browser.open(webmail)
+        visitor.browser.go("a")
+        visitor.told_in_time(key, by_itself=True)
 
 
 @once

@@ -27,32 +27,20 @@ STRUCTURE = """
 
 
 @dataclass
-class Pictures:
-    """Where pictures for the documentation go; nowhere in most runs."""
-
-    directory: Path | None
-    language: str = "en"
-
-    def take(self, browser: Browser, name: str, *, whole: bool = True) -> None:
-        """Take one of what the browser shows, where they are wanted."""
-        if self.directory is not None:
-            (self.directory / f"{name}.png").write_bytes(browser.small_picture(whole))
-
-
-@dataclass
 class Visitor:
-    """The person; `texts` are what the pages say in the language of the look."""
+    """The person; `pictures` is the directory for pictures of the pages, where they are wanted."""
 
     browser: Browser
     address: str
     look: Look
-    pictures: Pictures
+    pictures: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     # What has been looked over, by the look and how the page is built; also in other tests.
     _known: ClassVar[set[tuple[Look, str]]] = set()
 
     @property
     def texts(self) -> Texts:
+        """What the pages say, in the language of the look."""
         return catalogues()[self.look.language]
 
     @property
@@ -123,6 +111,13 @@ class Visitor:
     def secret(self, selector: str = "#code") -> str:
         """A code or password that the page shows this once."""
         return self.browser.find(selector).text
+
+    def picture(self, name: str, *, phone: bool = False) -> None:
+        """Take a picture of this page at the desk, and of what a `phone` shows of it."""
+        if self.pictures is None or (self.look.phone and not phone):
+            return
+        path = Path(self.pictures) / f"portal-{name}{'-phone' if self.look.phone else ''}.png"
+        path.write_bytes(self.browser.small_picture(whole=not self.look.phone))
 
     # ---- looking over
 

@@ -29,6 +29,7 @@ ROOT = "browser"
 # nothing else. The rest keeps Chromium from speaking to anybody but them.
 FLAGS = (
     "headless",
+    "host-resolver-rules=MAP *.example.org 127.0.0.1",
     "no-sandbox",
     "remote-debugging-pipe",  # no port for it on the loopback that the services share
     "disable-background-networking",
@@ -167,6 +168,7 @@ class Browser:
         agent = self.devtools("Browser.getVersion")["userAgent"]
         language = {"userAgent": agent, "acceptLanguage": look.language}
         self.devtools("Emulation.setUserAgentOverride", **language)
+        self.devtools("Emulation.setScrollbarsHidden", hidden=True)
         self._scripts(look.scripts)
 
     def _scripts(self, allowed: bool) -> None:

@@ -91,6 +91,7 @@ add_browser() { # root
 <fontconfig>
   <alias><family>system-ui</family><prefer><family>Inter</family></prefer></alias>
   <alias><family>sans-serif</family><prefer><family>Inter</family></prefer></alias>
+  <alias><family>serif</family><prefer><family>P052</family></prefer></alias>
 </fontconfig>
 FONTS
   add_axe "$1"
