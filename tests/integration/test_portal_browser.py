@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from selenium.webdriver.common.keys import Keys
 
 from lmtp_atrest.unlock.requests import AccountCode, AdminSet
 from tests.integration.living import MAGIC, Living, password_command, secret
@@ -380,13 +381,29 @@ def test_a_link_in_the_webmail_leads_to_who_is_signed_in(site: Living, visitor: 
 
 @once
 @pytest.mark.parametrize("look", [DESK], ids=[""])
-def test_all_of_it_is_reached_by_the_keyboard(site: Living, visitor: Visitor) -> None:
-    browser = visitor.browser
+def test_encryption_is_switched_on_by_the_keyboard(site: Living, visitor: Visitor) -> None:
+    browser, texts = visitor.browser, visitor.texts
     visitor.open("sign-in")
-    walked = browser.tabs()
-    assert walked[:2] == ["a " + visitor.texts("page.skip"), "a Example Mail"]
-    assert [step for step in walked if step.startswith(("input", "button"))] == [
-        "input name",
-        "input secret",
-        "button " + visitor.texts("sign-in.button"),
-    ]
+    assert browser.tab() == f"a {texts('page.skip')}", "first of all, past the head of each page"
+
+    def go_on(*steps: tuple[str, str]) -> None:
+        for focused, keys in steps:
+            while (reached := browser.tab()) != focused:
+                assert reached, f"{focused} is not reached"
+            browser.type(keys)
+
+    go_on(("input name", BOB), ("input secret", USERS[BOB] + Keys.ENTER))
+    visitor.told_in_time("state.plain", by_itself=True)
+    go_on((f"a {texts('switch-on.title')}", Keys.ENTER))
+    visitor.told_in_time("switch-on.lost-both", by_itself=True)
+    go_on(
+        ("input secret", USERS[BOB]),
+        ("input understood", Keys.SPACE),
+        (f"button {texts('switch-on.button')}", Keys.ENTER),
+    )
+    visitor.told_in_time("code.lead", by_itself=True)
+    code = visitor.secret()
+    site.know(code)
+    go_on(("input group", code[-4:] + Keys.ENTER))
+    visitor.told_in_time("state.encrypted", by_itself=True)
+    assert f"button {texts('lock.button')}" in browser.tabs()

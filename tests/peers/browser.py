@@ -212,22 +212,27 @@ class Browser:
             except StaleElementReferenceException:
                 return
 
-    def press(self, *keys: str) -> None:
+    def type(self, *keys: str) -> None:
         """Press keys at what has the focus; `Keys` of Selenium names the special ones."""
         self._keep_complaints()
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def tabs(self, limit: int = 100) -> list[str]:
-        """Walk the whole page with the Tab key and tell what has the focus, as tag and name."""
-        walked: list[str] = []
-        while len(walked) < limit:
-            self.press(Keys.TAB)
-            focused = self.driver.switch_to.active_element
-            if focused.tag_name == "body":
-                break
-            name = focused.get_attribute("name") or focused.accessible_name
-            walked.append(f"{focused.tag_name} {name}")
-        return walked
+    def tab(self) -> str:
+        """Press Tab and tell what has the focus, by tag and name; empty behind the last one.
+
+        Whoever uses the keyboard must see where it is.
+        """
+        self.type(Keys.TAB)
+        focused = self.driver.switch_to.active_element
+        if focused.tag_name == "body":
+            return ""
+        name = focused.get_attribute("name") or focused.accessible_name
+        assert focused.value_of_css_property("outline-style") != "none", f"no focus seen: {name}"
+        return f"{focused.tag_name} {name}"
+
+    def tabs(self) -> list[str]:
+        """Walk all of the page with the Tab key."""
+        return list(iter(self.tab, ""))
 
     @property
     def url(self) -> str:
