@@ -49,6 +49,11 @@ class Visitor:
         assert self.browser.url.startswith(self.address), self.browser.url
         return self.browser.url.removeprefix(self.address).partition("#")[0]
 
+    def set_up(self, look: Look) -> None:
+        """Set the browser up in another way."""
+        self.look = look
+        self.browser.look(look)
+
     # ---- moving about
 
     def open(self, place: str = "") -> None:
