@@ -6,6 +6,7 @@ policy of a page forbids, files that are not there) fails the test at the end.
 """
 
 import base64
+import contextlib
 import json
 import re
 import subprocess
@@ -246,7 +247,12 @@ class Browser:
 
     def text(self) -> str:
         """Return what the page shows."""
-        return self.driver.find_element(By.TAG_NAME, "body").text
+        text = ""
+        for _ in attempts("a page that stays for as long as it is read"):
+            with contextlib.suppress(StaleElementReferenceException):
+                text = self.driver.find_element(By.TAG_NAME, "body").text
+                break
+        return text
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a script (or of its promise), also where the page may have none."""
