@@ -18,7 +18,7 @@ from tests.peers.root import attempts
 SECONDS = """
 (() => {
   const [page] = performance.getEntriesByType('navigation');
-  return (page.responseEnd - page.requestStart) / 1000;
+  return (page.responseEnd - (page.redirectStart || page.requestStart)) / 1000;
 })()
 """
 STRUCTURE = """
@@ -28,7 +28,11 @@ STRUCTURE = """
 
 @dataclass
 class Visitor:
-    """The person; `pictures` is the directory for pictures of the pages, where they are wanted."""
+    """The person; `pictures` is the directory for pictures of the pages, where they are wanted.
+
+    `seconds` are what the pages and, `sent`, the forms took from request to answer: the latter
+    with Argon2id, and with the page that follows.
+    """
 
     browser: Browser
     address: str
@@ -76,7 +80,7 @@ class Visitor:
             chosen = f"[value='{value}']" if value else ""
             self.browser.click(f"{form} input[name='{name}']{chosen}")
         self.browser.go(f"{form} button")
-        self._look_over()
+        self._look_over(f"{place}, sent")
 
     def sign_in(self, name: str, password: str) -> None:
         """From the first page to the overview, or to what is said instead."""
@@ -126,9 +130,9 @@ class Visitor:
 
     # ---- looking over
 
-    def _look_over(self) -> None:
+    def _look_over(self, what: str = "") -> None:
         seconds = self.browser.evaluate(SECONDS)
-        self.seconds.setdefault(self.place or "overview", seconds)
+        self.seconds.setdefault(what or self.place or "overview", seconds)
         structure = self.look, str(self.browser.evaluate(STRUCTURE))
         if structure in self._known:
             return
