@@ -358,6 +358,21 @@ def test_all_pages_in_other_languages(site: Living, visitor: Visitor) -> None:
         visitor.sign_out()
         visitor.browser.driver.delete_all_cookies()  # the chosen language counts before the look
 
+    # While the unlock service is away; and where the site's passwords are not the portal's to set.
+    site.atrest.stop()
+    site.atrest.configure(site={"password_command": None})
+    site.atrest.start("portal")
+    wait_for_port(port_of(site), site.atrest.log_path)
+    visitor.sign_in(ALICE, PASSWORD)
+    visitor.told("http.503")
+    site.atrest.stop()
+    site.atrest.start()
+    wait_for_port(port_of(site), site.atrest.log_path)
+    visitor.open("forgot")
+    visitor.told("forgot.site-first")
+    visitor.sign_in(ALICE, PASSWORD)
+    visitor.follow("changed")
+
 
 @once
 @pytest.mark.parametrize("look", [DESK], ids=[""])

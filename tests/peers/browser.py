@@ -139,11 +139,13 @@ class Browser:
             assert complaints == [], "\n".join(complaints)
 
     def _end(self) -> None:
-        if hasattr(self, "driver"):
-            self.driver.quit()
-        self._host.__exit__()
-        if hasattr(self, "_process"):
-            self._process.wait(timeout=10)
+        try:
+            if hasattr(self, "driver"):
+                self.driver.quit()
+        finally:
+            self._host.__exit__()
+            if hasattr(self, "_process"):
+                self._process.wait(timeout=10)
 
     @property
     def namespace(self) -> Path:
