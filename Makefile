@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but git, make and python3-venv; `make peers` needs root.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test lint peers bench constraints clean
+.PHONY: demo test lint peers bench screenshots constraints clean
 
 demo: .venv/ok
 	@$(BIN)/python -m tests.messages var/demo/messages
@@ -17,13 +17,19 @@ lint: .venv/ok
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Real Postfix, Dovecot, Exim and swaks in roots of their own; nothing is installed on the host.
+# Real Postfix, Dovecot, Exim, swaks and Chromium in roots of their own; nothing is installed on
+# the host.
 peers:
 	tests/peers/build.sh
 
 # Against Dovecot's LMTP, on an idle machine, as root; `BENCH=--quick` is one short round.
 bench: .venv/ok
 	$(BIN)/python -m bench $(BENCH)
+
+# The portal's pages as the documentation shows them; as root, after `make peers`.
+screenshots: .venv/ok
+	mkdir -p docs/img
+	$(BIN)/pytest -q tests/integration/test_portal_browser.py --pictures=docs/img
 
 .venv/ok: pyproject.toml constraints.txt hatch_build.py
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \

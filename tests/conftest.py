@@ -22,6 +22,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", help="a directory for pictures of the portal")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say why tests were skipped, each reason once: `-q` would only count them."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]

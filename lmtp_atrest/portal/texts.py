@@ -29,6 +29,10 @@ class Texts:
         month = self.texts["date.months"].split()[when.month - 1]
         return self("date.day", day=when.day, month=month, year=when.year)
 
+    def date(self, iso: str) -> str:
+        """The same for a day that was noted as such."""
+        return self.day(int(datetime.fromisoformat(iso).replace(tzinfo=UTC).timestamp() * 1000))
+
     def time(self, milliseconds: int) -> str:
         """A time of day in UTC."""
         return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%H:%M UTC")

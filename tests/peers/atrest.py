@@ -107,6 +107,7 @@ class AtRest:
                 name: f"sqlite:///{self.state / group / name}.db"
                 for name, group in (("records", "records"), ("vaults", "v"), ("pins", "v"))
             },
+            "conversion": {"state": f"sqlite:///{self.state}/conversion/conversion.db"},
             "site": {"key": str(self.state / "site.key"), "public": str(self.state / "site.pub")},
             "atrest": {"argon2_memory": "19MiB", "argon2_passes": 2},
             "unlock": {
