@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import zxingcpp
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.chrome.remote_connection import ChromeRemoteConnection
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -214,6 +214,8 @@ class Browser:
                 before.is_enabled()
             except StaleElementReferenceException:
                 return
+            except WebDriverException:
+                continue  # between the two pages, which DevTools tells in many words
 
     def type(self, *keys: str) -> None:
         """Press keys at what has the focus; `Keys` of Selenium names the special ones."""
@@ -251,7 +253,7 @@ class Browser:
         """Return what the page shows."""
         text = ""
         for _ in attempts("a page that stays for as long as it is read"):
-            with contextlib.suppress(StaleElementReferenceException):
+            with contextlib.suppress(WebDriverException):
                 text = self.driver.find_element(By.TAG_NAME, "body").text
                 break
         return text
