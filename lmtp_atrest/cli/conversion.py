@@ -395,13 +395,38 @@ def status(config: Config, as_json: bool) -> None:
 @config_option
 @click.argument("address")
 def pause(config: Config, address: str) -> None:
-    """Have a run end after the messages in hand; `conversion run` goes on."""
+    """Have a run end after the messages in hand; `conversion resume` or `run` goes on."""
+    with _state_of(config, address) as (states, account):
+        if not states.pause(account):
+            message = f"no run works on {address}"
+            raise WrongState(message)
+    click.echo(f"{address}: pausing")
+
+
+@conversion.command()
+@config_option
+@click.argument("address")
+def resume(config: Config, address: str) -> None:
+    """Let the background service go on with a run that was paused."""
+    with _state_of(config, address) as (states, account):
+        row = states.get(account)
+        if row is not None and row.direction != Direction.ENCRYPT:
+            message = f"this needs a secret: conversion run --to {row.direction} {address}"
+            raise WrongState(message)
+        if not states.resume(account):
+            message = f"no run of {address} is paused"
+            raise WrongState(message)
+    click.echo(f"{address}: goes on in the background")
+
+
+@contextlib.contextmanager
+def _state_of(config: Config, address: str) -> Iterator[tuple[States, str]]:
     shown = ask(config, AccountShow(address)).fields
     states = States(config.conversion.state)
     try:
-        if not states.store.path.exists() or not states.pause(shown["account"]):
-            message = f"no run works on {address}"
+        if not states.store.path.exists():
+            message = "no run was ever made here"
             raise WrongState(message)
+        yield states, shown["account"]
     finally:
         states.close()
-    click.echo(f"{address}: pausing")

@@ -78,7 +78,7 @@ def convert(
     Only a pass that began after the barrier can say so. Raises Conflict where another run works on
     the account, NotFound without a Maildir, StorageFailure.
     """
-    stop = stopping or threading.Event()
+    stop = _Stop(stopping or threading.Event())
     with states.exclusive(place.account_id), place.open() as maildir:
         states.begin(place.account_id, job.direction, int(now() * 1000))
         book = _Book(place.account_id, states, progress, stop, now)
@@ -102,8 +102,24 @@ def convert(
                 if not counts.failed:
                     states.clean(place.account_id, started)
                 return book.total, not counts.failed
-        states.note(place.account_id, book.total, int(now() * 1000), "paused")
+        # Whoever is not paused goes on by itself: after a restart, and where a client moves mail.
+        state = "paused" if states.is_paused(place.account_id) else "waiting"
+        states.note(place.account_id, book.total, int(now() * 1000), state)
         return book.total, False
+
+
+class _Stop:
+    """The service ends, or this one run was paused."""
+
+    def __init__(self, ending: threading.Event) -> None:
+        self._ending = ending
+        self.paused = False
+
+    def is_set(self) -> bool:
+        return self.paused or self._ending.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        return self._ending.wait(timeout)
 
 
 class _Book:
@@ -114,14 +130,14 @@ class _Book:
         account_id: str,
         states: States,
         progress: Callable[[Counts], None],
-        stopping: threading.Event,
+        stop: _Stop,
         now: Callable[[], float],
     ) -> None:
         self.total = Counts()
         self._account_id = account_id
         self._states = states
         self._progress = progress
-        self._stopping = stopping
+        self._stop = stop
         self._now = now
         self._noted = 0.0
 
@@ -133,9 +149,7 @@ class _Book:
             return
         self._noted = self._now()
         self._states.note(self._account_id, so_far, int(self._noted * 1000))
-        row = self._states.get(self._account_id)
-        if row is not None and row.state == "paused":
-            self._stopping.set()
+        self._stop.paused = self._states.is_paused(self._account_id)
 
     def add(self, counts: Counts) -> None:
         """A pass is over."""

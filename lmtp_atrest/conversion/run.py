@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lmtp_atrest.conversion.forms import Job
 from lmtp_atrest.crypto.dcrypt import HEADER_LIMIT
@@ -68,6 +69,16 @@ class Counts:
 Progress = Callable[[Counts], None]
 
 
+class Stopping(Protocol):
+    """What ends a run after the batch under way; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep, but not beyond the end."""
+
+
 class Run:
     """One run. `stopping` ends it after the batch under way; what was done stays done.
 
@@ -80,7 +91,7 @@ class Run:
         job: Job,
         *,
         progress: Progress | None = None,
-        stopping: threading.Event | None = None,
+        stopping: Stopping | None = None,
         messages_per_second: float = 0,
         exchange: bool = True,
         forget_caches: Callable[[str], None] = lambda _folder: None,
@@ -88,7 +99,7 @@ class Run:
         self._maildir = maildir
         self._job = job
         self._progress = progress
-        self._stopping = stopping or threading.Event()
+        self._stopping: Stopping = stopping or threading.Event()
         self._rate = messages_per_second
         self._exchange = exchange
         self._forget_caches = forget_caches

@@ -96,11 +96,23 @@ class States:
             )
 
     def pause(self, account_id: str) -> bool:
-        """Ask a run to end after its batch; False where none is running."""
-        running = (runs.c.account_id == account_id) & (runs.c.state == "running")
+        """Ask a run to end after its batch; False where none is running or waiting."""
+        running = (runs.c.account_id == account_id) & runs.c.state.in_(("running", "waiting"))
         with self.store.transaction() as connection:
             paused = connection.execute(update(runs).where(running).values(state="paused"))
             return paused.rowcount > 0
+
+    def resume(self, account_id: str) -> bool:
+        """Let a paused run go on by itself; False where none is paused."""
+        paused = (runs.c.account_id == account_id) & (runs.c.state == "paused")
+        with self.store.transaction() as connection:
+            resumed = connection.execute(update(runs).where(paused).values(state="waiting"))
+            return resumed.rowcount > 0
+
+    def is_paused(self, account_id: str) -> bool:
+        """Whether somebody asked for a pause."""
+        row = self.get(account_id)
+        return row is not None and row.state == "paused"
 
     def get(self, account_id: str) -> RunState | None:
         """The row of an account."""

@@ -115,6 +115,8 @@ def only_one_run_works_on_an_account_and_pauses_when_told(
         assert running.run("conversion", "run", ERIN).returncode == 9
         states.begin(account, "encrypt", 1)
         ok(running.run("conversion", "pause", ERIN))
+    ok(running.run("conversion", "resume", ERIN))
+    assert running.run("conversion", "resume", ERIN).returncode == 10
     states.close()
     assert convert(running)["clean"]
 

@@ -1,13 +1,13 @@
 """The convert service: who has work, and that it is done with public keys alone."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lmtp_atrest.config import Config, Conversion, Mail
-from lmtp_atrest.conversion import States
+from lmtp_atrest.conversion import States, run
 from lmtp_atrest.conversion.background import Background, Progress
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.records import AccountRecord
@@ -30,6 +30,7 @@ class Service:
         self.stopping = threading.Event()
         self.told: list[Progress] = []
         self.heard = True
+        self.during: Callable[[], object] = lambda: None
         self.background = Background(
             config,
             site.records,
@@ -41,6 +42,8 @@ class Service:
 
     def tell(self, progress: Progress) -> bool:
         self.told.append(progress)
+        if progress.state == "running":
+            self.during()
         return self.heard
 
     def clean(self, record: AccountRecord) -> bool:
@@ -100,6 +103,35 @@ def test_a_pause_and_trouble_are_respected(service: Service) -> None:
     service.states.pause(alice.account_id)
     service.seconds += 90_000
     assert service.background.look() == 0
+
+
+def test_a_pause_ends_one_run_and_a_restart_ends_none_for_good(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BATCH", 1)
+    alice = service.site.add("alice@example.org", PASSWORD)
+    messages = [message(alice, number) for number in range(3)]
+
+    def state() -> tuple[str, int]:
+        row = service.states.get(alice.account_id)
+        assert row is not None
+        return row.state, sum(map(is_sealed, messages))
+
+    service.during = lambda: service.states.pause(alice.account_id)
+    service.background.look()
+    assert state() == ("paused", 1)
+    assert not service.stopping.is_set(), "the pause of one run ended the service"
+    service.seconds += 90_000
+    assert service.background.look() == 0
+    assert service.states.resume(alice.account_id)
+    service.during = service.stopping.set
+    service.background.look()
+    assert state() == ("waiting", 1)
+    service.stopping.clear()  # as after a restart
+    service.during = lambda: None
+    assert service.background.look() == 1
+    assert state() == ("done", 3)
+    assert not service.states.resume(alice.account_id)
 
 
 def test_an_account_without_mail_or_under_another_run_is_no_trouble(service: Service) -> None:
