@@ -381,6 +381,7 @@ class Conversion(Section):
     state: str = "sqlite:////var/lib/lmtp-atrest/conversion/conversion.db"
     background: bool = True
     messages_per_second: int = Field(default=200, ge=1)
+    bytes_per_second: Size = 20 << 20
     sweep_every: Duration = 86400
     exchange: bool = True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmtp_atrest.config import Config
 from lmtp_atrest.conversion.forms import Job
-from lmtp_atrest.conversion.run import Counts, Run
+from lmtp_atrest.conversion.run import AT_ONCE, Counts, Pace, Run
 from lmtp_atrest.conversion.state import States
 from lmtp_atrest.maildir import Layout, Maildir
 from lmtp_atrest.maildir.caches import forget_caches
@@ -67,7 +67,7 @@ def convert(
     states: States,
     *,
     stopping: threading.Event | None = None,
-    messages_per_second: float = 0,
+    pace: Pace = AT_ONCE,
     exchange: bool = True,
     progress: Callable[[Counts], None] = lambda _counts: None,
     now: Callable[[], float] = time.time,
@@ -90,7 +90,7 @@ def convert(
                 job,
                 progress=book.note,
                 stopping=stop,
-                messages_per_second=messages_per_second,
+                pace=pace,
                 exchange=exchange,
                 forget_caches=place.forget_caches,
             )()

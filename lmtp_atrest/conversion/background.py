@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lmtp_atrest.config import Config
 from lmtp_atrest.conversion.account import NOTE_SECONDS, Place, convert
 from lmtp_atrest.conversion.forms import Direction, Job
-from lmtp_atrest.conversion.run import Counts
+from lmtp_atrest.conversion.run import Counts, Pace
 from lmtp_atrest.conversion.state import RunState, States
 from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord, State
@@ -64,6 +64,8 @@ class Background:
         self._config = config
         self._records = records
         self._states = states
+        limits = config.conversion
+        self._pace = Pace(limits.messages_per_second, limits.bytes_per_second)
         self._stopping = stopping
         self._now = now
 
@@ -134,7 +136,7 @@ class Background:
                 job,
                 self._states,
                 stopping=self._stopping,
-                messages_per_second=self._config.conversion.messages_per_second,
+                pace=self._pace,
                 exchange=self._config.conversion.exchange,
                 progress=lambda so_far: self._note(record.account_id, so_far),
                 now=self._now,

@@ -69,6 +69,22 @@ class Counts:
 Progress = Callable[[Counts], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a run may go, in messages and in bytes a second; 0 is as fast as it can."""
+
+    messages: float = 0
+    bytes: float = 0
+
+    def seconds(self, messages: int, size: int) -> float:
+        """How long so much has to take."""
+        by_messages = messages / self.messages if self.messages else 0.0
+        return max(by_messages, size / self.bytes if self.bytes else 0.0)
+
+
+AT_ONCE = Pace()
+
+
 class Stopping(Protocol):
     """What ends a run after the batch under way; a threading.Event is one."""
 
@@ -92,7 +108,7 @@ class Run:
         *,
         progress: Progress | None = None,
         stopping: Stopping | None = None,
-        messages_per_second: float = 0,
+        pace: Pace = AT_ONCE,
         exchange: bool = True,
         forget_caches: Callable[[str], None] = lambda _folder: None,
     ) -> None:
@@ -100,7 +116,7 @@ class Run:
         self._job = job
         self._progress = progress
         self._stopping: Stopping = stopping or threading.Event()
-        self._rate = messages_per_second
+        self._pace = pace
         self._exchange = exchange
         self._forget_caches = forget_caches
         self.counts = Counts()
@@ -135,8 +151,10 @@ class Run:
             if self._stopping.is_set():
                 return
             batch, started = names[first : first + BATCH], time.monotonic()
+            size = self.counts.bytes
             self._batch([way(where, sub, name) for sub, name in batch], pool)
-            self._pace(len(batch), started)
+            due = started + self._pace.seconds(len(batch), self.counts.bytes - size)
+            self._stopping.wait(max(0.0, due - time.monotonic()))
         if self.counts.done > before:
             # It holds headers and previews of messages in clear, and is made anew where allowed.
             where.forget(CACHE_NAME)
@@ -187,11 +205,6 @@ class Run:
             log.error("message not converted", folder=exchange.where.folder, cause=reason)
             counts.failed += 1
             counts.failures.append(Failure(exchange.where.folder, exchange.name, reason))
-
-    def _pace(self, messages: int, started: float) -> None:
-        if self._rate > 0:
-            left = messages / self._rate - (time.monotonic() - started)
-            self._stopping.wait(max(0.0, left))
 
 
 def _settled(ready: Sequence[Exchange]) -> dict[Exchange, Exception]:

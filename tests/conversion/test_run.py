@@ -9,6 +9,7 @@ import pytest
 
 from lmtp_atrest.conversion import Counts, Direction, Job, Run, verify
 from lmtp_atrest.conversion import run as run_module
+from lmtp_atrest.conversion.run import Pace
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.keypair import PrivateKey
 from tests.conversion.mailboxes import NEW, OLD, fill, forms, job, leftovers, opened, seen, unwrap
@@ -114,6 +115,20 @@ def test_a_run_stops_after_the_batch_under_way(
     )
     assert counts.done == 4
     assert run(tmp_path, maildir, "encrypt").done == len(seen(maildir)) - 4
+
+
+@pytest.mark.parametrize(
+    ("pace", "seconds"),
+    [
+        (Pace(), 0),
+        (Pace(messages=50), 2),
+        (Pace(bytes=1000), 3),
+        (Pace(50, 1000), 3),
+        (Pace(10), 10),
+    ],
+)
+def test_a_run_goes_no_faster_than_it_may(pace: Pace, seconds: float) -> None:
+    assert pace.seconds(100, 3000) == seconds
 
 
 @pytest.mark.parametrize(
