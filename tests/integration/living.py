@@ -83,7 +83,8 @@ class Living:
 
     def _check_logs(self) -> None:
         log = self.dovecot.log()
-        assert not [line for line in log.splitlines() if BROKEN.search(line)]
+        broken = [line for line in log.splitlines() if BROKEN.search(line)]
+        assert not broken, broken
         written = log + self.atrest.log() + b"".join(self.mails).decode()
         for text in self._secrets:
             for form in (text, base64.b64encode(text.encode()).decode()):

@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,32 +40,14 @@ WORK_SECONDS = 5.0
 COMPLAINT = re.compile(r"(Error|Warning|Panic|Fatal): (?!.*Duplicate file entry)")
 
 
-@dataclass(frozen=True)
-class Way:
-    """How names change places, and a setting of Dovecot's that its reading of folders hangs on."""
-
-    exchange: bool
-    very_dirty: bool = False
-
-
-WAYS = {
-    "exchange": Way(exchange=True),
-    "lock": Way(exchange=False),
-    "lock, very dirty": Way(exchange=False, very_dirty=True),
-}
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return WAYS[request.param]
+@pytest.fixture(params=["exchange", "lock"])
+def exchange(request: pytest.FixtureRequest) -> bool:
+    """Whether names change places, or Dovecot's list of UIDs is locked meanwhile."""
+    return bool(request.param == "exchange")
 
 
 @pytest.fixture
-def site(dovecot: Dovecot, way: Way) -> Iterator[Living]:
-    if way.very_dirty:
-        dovecot.host.write("/etc/dovecot/conf.d/97-dirty.conf", "maildir_very_dirty_syncs = yes\n")
-        dovecot.stop()
-        dovecot.start()
+def site(dovecot: Dovecot) -> Iterator[Living]:
     running = Living(dovecot)
     # Without the service that encrypts in the background: these runs are not ordered by accounts,
     # so nothing would keep the two apart.
@@ -76,8 +57,8 @@ def site(dovecot: Dovecot, way: Way) -> Iterator[Living]:
 
 
 @pytest.fixture
-def converting(site: Living, way: Way) -> Iterator["Conversions"]:
-    made = Conversions(site, exchange=way.exchange)
+def converting(site: Living, exchange: bool) -> Iterator["Conversions"]:
+    made = Conversions(site, exchange=exchange)
     fill(made.maildir)
     yield made
     made.unwrap.close()
