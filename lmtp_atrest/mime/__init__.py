@@ -1,0 +1,18 @@
+"""A message as one encrypted MIME part, for accounts whose private key is not here.
+
+Bytes in, bytes out: `certificates` reads what a user hands in, `message` splits a message into
+what stays readable and what does not, `openpgp` and `smime` encrypt, `sealing` puts it together.
+`docs/openpgp.md` says what comes out.
+"""
+
+from lmtp_atrest.mime.certificates import SIZE_LIMIT, Certificate, read_file, read_stored
+from lmtp_atrest.mime.sealing import Certificates, NoUsableCertificate
+
+__all__ = [
+    "SIZE_LIMIT",
+    "Certificate",
+    "Certificates",
+    "NoUsableCertificate",
+    "read_file",
+    "read_stored",
+]
