@@ -26,6 +26,7 @@ KINDS = (
     "mismatch",
     "reset",
     "app-password-added",
+    "certificates",
     "frozen",
     "thawed",
     "disabled",

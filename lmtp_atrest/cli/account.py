@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lmtp_atrest.cli import keylife
+from lmtp_atrest.cli import keylife, ownkey
 from lmtp_atrest.cli.asking import ask, confirm_address, page_option, print_changed
 from lmtp_atrest.cli.terminal import (
     config_option,
@@ -37,6 +37,7 @@ from lmtp_atrest.unlock.requests import (
 SHOWN = (
     "names",
     "state",
+    "kind",
     "epoch",
     "created",
     "maildir",
@@ -114,6 +115,7 @@ def show(config: Config, address: str, as_json: bool) -> None:
         return
     for name in SHOWN:
         click.echo(f"{name.replace('_', ' ') + ':':<16}{_shown(name, found[name])}")
+    ownkey.print_certificates(found["certificates"])
     click.echo()
     rows = [
         (s["kind"], s["label"] or "-", s["state"], when(s["created"]), s["used"] or "-")
@@ -208,5 +210,5 @@ def _shown(name: str, value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-for command in keylife.COMMANDS:
+for command in (*keylife.COMMANDS, ownkey.key):
     account.add_command(command)

@@ -5,14 +5,23 @@ what stays readable and what does not, `openpgp` and `smime` encrypt, `sealing` 
 `docs/openpgp.md` says what comes out.
 """
 
-from lmtp_atrest.mime.certificates import SIZE_LIMIT, Certificate, read_file, read_stored
+from lmtp_atrest.mime.certificates import (
+    FILE_LIMIT,
+    SIZE_LIMIT,
+    Certificate,
+    check_bounds,
+    read_file,
+    read_stored,
+)
 from lmtp_atrest.mime.sealing import Certificates, NoUsableCertificate
 
 __all__ = [
+    "FILE_LIMIT",
     "SIZE_LIMIT",
     "Certificate",
     "Certificates",
     "NoUsableCertificate",
+    "check_bounds",
     "read_file",
     "read_stored",
 ]

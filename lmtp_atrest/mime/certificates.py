@@ -45,7 +45,7 @@ def read_file(kind: Kind, raw: bytes, now: datetime) -> tuple[Certificate, ...]:
         if raw and openpgp.holds_secret(raw):
             raise UsageError(_private_key())
         found = [_openpgp(one, now) for one in openpgp.read(raw)]
-    _check_bounds(found)
+    check_bounds(found)
     return tuple(found)
 
 
@@ -56,12 +56,13 @@ def read_stored(kind: Kind, data: Sequence[bytes], now: datetime) -> tuple[Certi
     return tuple(_openpgp(openpgp.parsed(one), now) for one in data)
 
 
-def _check_bounds(found: Sequence[Certificate]) -> None:
+def check_bounds(found: Sequence[Certificate]) -> None:
+    """UsageError where these are none, or more than one account may have."""
     if not found:
-        message = "the file holds no certificate"
+        message = "there is no certificate in it"
         raise UsageError(message)
     if len(found) > COUNT_LIMIT:
-        message = f"the file holds {len(found)} certificates, an account has {COUNT_LIMIT} at most"
+        message = f"{len(found)} certificates, but an account has {COUNT_LIMIT} at most"
         raise UsageError(message)
     if sum(len(one.data) for one in found) > SIZE_LIMIT:
         raise UsageError(_too_large())

@@ -24,6 +24,7 @@ from lmtp_atrest.unlock.evict import Evictor
 from lmtp_atrest.unlock.keylife import KeyLife
 from lmtp_atrest.unlock.logins import Logins
 from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.ownkeys import OwnKeys
 from lmtp_atrest.unlock.requests import Role
 from lmtp_atrest.unlock.selfservice import SelfService
 from lmtp_atrest.unlock.server import RoleServer, uids_of
@@ -146,6 +147,7 @@ def build(
         KeyLife(config, service, administration, admin, generations, slots),
         operations,
         SelfService(service, administration, admin, converting),
+        OwnKeys(service, administration),
     ):
         service.add_operations(part.operations())
     return Parts(service, outbox, converting, operations)

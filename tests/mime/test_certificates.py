@@ -132,7 +132,7 @@ def test_files_that_are_refused() -> None:
     refused = [
         (Kind.OPENPGP, bytes(owner.key), UsageError, "private key"),
         (Kind.SMIME, mail.pem + mail.private_pem(), UsageError, "private key"),
-        (Kind.OPENPGP, b"", UsageError, "no certificate"),
+        (Kind.OPENPGP, b"", UsageError, "there is no certificate"),
         (Kind.OPENPGP, b"junk", Damaged, "does not serve"),
         (Kind.SMIME, b"junk", Damaged, "no X.509"),
         (Kind.OPENPGP, mail.pem, Damaged, "does not serve"),
