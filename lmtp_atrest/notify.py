@@ -27,6 +27,7 @@ KINDS = (
     "reset",
     "app-password-added",
     "certificates",
+    "certificate-expires",
     "frozen",
     "thawed",
     "disabled",

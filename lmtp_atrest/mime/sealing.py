@@ -55,30 +55,34 @@ class Certificates:
         parts = split(message, hide_subject=hide_subject)
         if parts.entity is None:
             return trace + MARK + b": " + CAME_ENCRYPTED + b"\n" + with_lf(message)
-        head = trace + parts.outside + MARK + b": " + self.kind.encode() + b"\nMIME-Version: 1.0\n"
+        mark = MARK + b": " + self.kind.encode() + b"\nMIME-Version: 1.0\n"
         if self.kind is Kind.SMIME:
-            certificates = [smime.parsed(one) for one in usable]
-            return head + _enveloped(smime.encrypt(certificates, parts.entity))
-        keys = [openpgp.parsed(one) for one in usable]
-        return head + _pgp_mime(openpgp.encrypt(keys, parts.entity, now))
+            der = smime.encrypt([smime.parsed(one) for one in usable], parts.entity)
+            content = _enveloped(der)
+        else:
+            keys = [openpgp.parsed(one) for one in usable]
+            content = _pgp_mime(openpgp.encrypt(keys, parts.entity, now))
+        return b"".join((trace, parts.outside, mark, *content))
 
 
-def _pgp_mime(armored: bytes) -> bytes:
+def _pgp_mime(armored: bytes) -> Sequence[bytes]:
     # No line of armor begins with two hyphens and this.
     boundary = secrets.token_hex(16).encode()
-    return (
+    before = (
         b'Content-Type: multipart/encrypted; protocol="application/pgp-encrypted";\n'
         b' boundary="%(b)b"\n\n'
         b"--%(b)b\nContent-Type: application/pgp-encrypted\n\nVersion: 1\n\n"
         b'--%(b)b\nContent-Type: application/octet-stream; name="encrypted.asc"\n'
         b'Content-Disposition: inline; filename="encrypted.asc"\n\n'
-        b"%(armored)b\n--%(b)b--\n"
-    ) % {b"b": boundary, b"armored": armored.rstrip(b"\n") + b"\n"}
+    )
+    named = {b"b": boundary}
+    return before % named, armored, b"\n--%(b)b--\n" % named
 
 
-def _enveloped(der: bytes) -> bytes:
-    return (
+def _enveloped(der: bytes) -> Sequence[bytes]:
+    before = (
         b'Content-Type: application/pkcs7-mime; smime-type=enveloped-data; name="smime.p7m"\n'
         b"Content-Transfer-Encoding: base64\n"
         b'Content-Disposition: attachment; filename="smime.p7m"\n\n'
-    ) + base64.encodebytes(der)
+    )
+    return before, base64.encodebytes(der)
