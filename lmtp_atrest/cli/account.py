@@ -1,6 +1,7 @@
 """Accounts: add, list, show, enable, rename, alias, remove. Each asks the unlock service."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lmtp_atrest.cli.terminal import (
     when,
 )
 from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.records import Kind
 from lmtp_atrest.directory import DovecotDirectory, Found
 from lmtp_atrest.doctor import refusals
 from lmtp_atrest.doctor.facts import User, collect
@@ -99,8 +101,14 @@ def list_(config: Config, as_json: bool) -> None:
     if as_json:
         print_json(accounts)
         return
-    rows = [(a["names"][0], a["state"], a["epoch"], ", ".join(a["names"][1:])) for a in accounts]
+    rows = [(a["names"][0], _state(a), a["epoch"], ", ".join(a["names"][1:])) for a in accounts]
     print_table(["NAME", "STATE", "EPOCH", "ALIASES"], rows)
+
+
+def _state(shown: Mapping[str, Any]) -> str:
+    """State and, where it is not the usual one, kind."""
+    usual = shown["kind"] == Kind.MAIL_CRYPT
+    return str(shown["state"]) if usual else f"{shown['state']} ({shown['kind']})"
 
 
 @account.command()

@@ -91,7 +91,7 @@ def _openpgp_trouble(one: openpgp.OpenPGPCertificate, now: datetime) -> str:
     return _refusal(one.data, now.date())
 
 
-@lru_cache(256)
+@lru_cache(1024)
 def _refusal(data: bytes, day: date) -> str:
     """Why the library does not encrypt to it; asked once a day, as that takes longer than mail."""
     try:

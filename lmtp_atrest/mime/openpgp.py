@@ -76,7 +76,7 @@ def holds_secret(raw: bytes) -> bool:
         return any(packet.tag in _SECRET for packet in PacketPile.from_bytes(raw))
 
 
-@lru_cache(256)
+@lru_cache(1024)
 def parsed(data: bytes) -> OpenPGPCertificate:
     """One certificate in its binary form; Damaged, ConfigError without pysequoia."""
     with _translated():

@@ -104,7 +104,7 @@ def read(raw: bytes) -> tuple[SMIMECertificate, ...]:
     return tuple(parsed(one.public_bytes(Encoding.DER)) for one in found)
 
 
-@lru_cache(256)
+@lru_cache(1024)
 def parsed(data: bytes) -> SMIMECertificate:
     """One certificate in DER; Damaged."""
     try:

@@ -99,6 +99,7 @@ def test_what_is_said_and_refused(running: RunningSite, tmp_path: Path) -> None:
     shown = json.loads(running.run("account", "show", CAROL, "--json").stdout)
     assert (shown["state"], shown["kind"]) == ("encrypted", "smime")
     assert "CN=Alice" in running.run("account", "show", CAROL).stdout
+    assert "encrypted (smime)" in running.run("account", "list").stdout
     listed = json.loads(running.run("account", "key", CAROL, "--json").stdout)
     assert [one["trouble"] for one in listed] == [""]
     for arguments in (("run", CAROL), ("run", CAROL, "--to", "rewrap")):
