@@ -66,7 +66,7 @@ def open_mailbox(config: Config, client: SyncClient, address: str, secret: Secre
     shown = client.ask(AccountShow(address))
     reply = client.ask(Open(address, secret, "cli"))
     if reply.result != "opened":
-        message = f"{address} is not encrypted: its mail can be read as it is"
+        message = f"{address} has no mail here that a password opens"
         raise WrongState(message)
     inbox = config.mail.inbox_of(shown["home"], shown["maildir"])
     return Mailbox(address, Path(shown["maildir"]), Path(inbox), str(reply["token"]))

@@ -153,6 +153,9 @@ class AccountRecord:
             values[field.name] = value.hex() if isinstance(value, bytes) else value
         values["closed"] = [seal.body() for seal in self.closed]
         values["certificates"] = [base64.b64encode(one).decode() for one in self.certificates]
+        if self.kind is Kind.MAIL_CRYPT and not self.certificates:
+            # As programs from before certificates wrote and read it.
+            del values["kind"], values["certificates"]
         return values
 
     @classmethod

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lmtp_atrest.accounts import OwnCertificates, about_old_mail
-from lmtp_atrest.crypto.records import AccountRecord, Kind, State
+from lmtp_atrest.crypto.records import AccountRecord, Kind
 from lmtp_atrest.errors import AtRestError, UsageError, WrongState
 from lmtp_atrest.mime import Certificate, read_file, read_stored
 from lmtp_atrest.telemetry import logger
@@ -45,9 +45,8 @@ class OwnKeys:
             raise WrongState(message)
         before = await self._administration.existing(request.name)
         after = await asyncio.to_thread(self._changed, before, request)
-        if after.state is not State.PLAIN:
-            # A delivery that read the record from before has ended after this (DESIGN 5).
-            await asyncio.sleep(self._administration.barrier_seconds)
+        # A delivery that read the record from before has ended after this (DESIGN 5).
+        await asyncio.sleep(self._administration.barrier_seconds)
         log.info("certificates changed", account=after.account_id, kind=after.kind.value)
         await self._service.tell(after, "certificates")
         more = {
