@@ -106,5 +106,10 @@ def test_what_is_said_and_refused(running: RunningSite, tmp_path: Path) -> None:
         secret = PASSWORD if "rewrap" in arguments else None
         refused = running.run("conversion", *arguments, secret=secret)
         assert (refused.returncode, "not converted for this kind" in refused.stderr) == (10, True)
+    assert running.run("account", "add", "dora@example.org").returncode == 0
+    dora = ("account", "key", "dora@example.org", "--smime", str(certificate))
+    assert "in plain" in running.run(*dora).stderr
+    unread = running.run("mail", "list", "dora@example.org", secret=PASSWORD)
+    assert (unread.returncode, "nothing here opens" in unread.stderr) == (10, True)
     everybody = running.run("conversion", "run", "--all")
     assert (everybody.returncode, CAROL in everybody.stdout) == (0, False)
