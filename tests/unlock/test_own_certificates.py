@@ -96,6 +96,7 @@ REFUSED: dict[str, tuple[Request, str, str]] = {
     "reset": (AccountReset(ALICE, PASSWORD), "wrong-state", "account key --remove"),
     "disable": (AccountDisable(ALICE, PASSWORD), "wrong-state", "account key --remove"),
     "convert": (ConvertGrant(ALICE, PASSWORD, "rewrap", "9"), "wrong-state", "not converted"),
+    "verify": (ConvertGrant(BOB, PASSWORD, "verify", "9"), "wrong-state", "nothing here opens"),
     "another kind": (AccountKey(BOB, "mail_crypt", b"x"), "usage", "openpgp, smime"),
     "nothing": (AccountKey(BOB, "openpgp"), "usage", "no certificate"),
     "junk": (AccountKey(BOB, "openpgp", b"junk"), "damaged", ""),
@@ -142,3 +143,8 @@ async def test_where_dovecot_delivers_nothing_is_stored_plain(
     assert (await ask(unlock, Lookup(BOB), DOVECOT)).result == "temporary-failure"
     await done(unlock, AccountKey(BOB))
     assert (await ask(unlock, Lookup(BOB), DOVECOT)).result == "not-enrolled"
+
+
+async def test_old_mail_of_a_password_can_still_be_verified(unlock: Running) -> None:
+    await done(unlock, key(ALICE, FIRST))
+    assert (await ask(unlock, ConvertGrant(ALICE, PASSWORD, "verify", "9"))).result == "granted"
