@@ -310,6 +310,7 @@ class AtRest(Section):
 
     curve: Literal["prime256v1", "secp384r1", "secp521r1", "x25519"] = "prime256v1"
     pbkdf2_rounds: int = Field(default=1, ge=1, le=100_000)
+    hide_subject: bool = True
     argon2_memory: Size = 64 << 20
     argon2_passes: int = Field(default=3, ge=1, le=10)
     enrolment: Literal["closed", "self-service", "at-login"] = "self-service"

@@ -26,6 +26,8 @@ KINDS = (
     "mismatch",
     "reset",
     "app-password-added",
+    "certificates",
+    "certificate-expires",
     "frozen",
     "thawed",
     "disabled",

@@ -7,6 +7,7 @@ opening a slot costs an Argon2id run, and every change waits for a durable commi
 
 from lmtp_atrest.accounts.accounts import Accounts, AccountView, Opened, Settings, SlotView
 from lmtp_atrest.accounts.admin import AdminRecovery, AdminStatus
+from lmtp_atrest.accounts.certificates import OwnCertificates, about_old_mail
 from lmtp_atrest.accounts.generations import Generations
 from lmtp_atrest.accounts.ledger import KEEP_CLOSED_MS, Ledger
 from lmtp_atrest.accounts.slotchanges import SlotChanges
@@ -20,7 +21,9 @@ __all__ = [
     "Generations",
     "Ledger",
     "Opened",
+    "OwnCertificates",
     "Settings",
     "SlotChanges",
     "SlotView",
+    "about_old_mail",
 ]

@@ -203,9 +203,15 @@ class Generations:
 
 
 def check_encrypted(record: AccountRecord) -> None:
-    """WrongState unless new mail is encrypted to this account."""
+    """WrongState unless new mail is encrypted to this account's own key pair."""
     if record.state is not State.ENCRYPTED:
         message = f"{record.names[0]} is {record.state.value}, not encrypted"
+        raise WrongState(message)
+    if record.has_own_certificates:
+        message = (
+            f"{record.names[0]} encrypts to certificates of its owner ({record.kind}): "
+            "`account key --remove` first"
+        )
         raise WrongState(message)
 
 

@@ -1,12 +1,13 @@
 """Accounts: add, list, show, enable, rename, alias, remove. Each asks the unlock service."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lmtp_atrest.cli import keylife
+from lmtp_atrest.cli import keylife, ownkey
 from lmtp_atrest.cli.asking import ask, confirm_address, page_option, print_changed
 from lmtp_atrest.cli.terminal import (
     config_option,
@@ -18,6 +19,7 @@ from lmtp_atrest.cli.terminal import (
     when,
 )
 from lmtp_atrest.config import Config
+from lmtp_atrest.crypto.records import Kind
 from lmtp_atrest.directory import DovecotDirectory, Found
 from lmtp_atrest.doctor import refusals
 from lmtp_atrest.doctor.facts import User, collect
@@ -37,6 +39,7 @@ from lmtp_atrest.unlock.requests import (
 SHOWN = (
     "names",
     "state",
+    "kind",
     "epoch",
     "created",
     "maildir",
@@ -98,8 +101,14 @@ def list_(config: Config, as_json: bool) -> None:
     if as_json:
         print_json(accounts)
         return
-    rows = [(a["names"][0], a["state"], a["epoch"], ", ".join(a["names"][1:])) for a in accounts]
+    rows = [(a["names"][0], _state(a), a["epoch"], ", ".join(a["names"][1:])) for a in accounts]
     print_table(["NAME", "STATE", "EPOCH", "ALIASES"], rows)
+
+
+def _state(shown: Mapping[str, Any]) -> str:
+    """State and, where it is not the usual one, kind."""
+    usual = shown["kind"] == Kind.MAIL_CRYPT
+    return str(shown["state"]) if usual else f"{shown['state']} ({shown['kind']})"
 
 
 @account.command()
@@ -114,6 +123,7 @@ def show(config: Config, address: str, as_json: bool) -> None:
         return
     for name in SHOWN:
         click.echo(f"{name.replace('_', ' ') + ':':<16}{_shown(name, found[name])}")
+    ownkey.print_certificates(found["certificates"])
     click.echo()
     rows = [
         (s["kind"], s["label"] or "-", s["state"], when(s["created"]), s["used"] or "-")
@@ -208,5 +218,5 @@ def _shown(name: str, value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-for command in keylife.COMMANDS:
+for command in (*keylife.COMMANDS, ownkey.key):
     account.add_command(command)

@@ -39,6 +39,7 @@ from lmtp_atrest.config import Config
 from lmtp_atrest.conversion import Counts, Direction, Job, Place, States, convert
 from lmtp_atrest.crypto.dcrypt_header import HEADER_LIMIT
 from lmtp_atrest.crypto.publickey import PublicKey
+from lmtp_atrest.crypto.records import Kind
 from lmtp_atrest.errors import Damaged, NotFound, UsageError, WrongState
 from lmtp_atrest.maildir import StorageFailure
 from lmtp_atrest.secret import Secret
@@ -146,6 +147,12 @@ class _Task:
         cls, config: Config, name: str, direction: Direction, secret: Secret | None, by: str
     ) -> "_Task":
         shown = ask(config, AccountShow(name)).fields
+        if shown["kind"] != Kind.MAIL_CRYPT:
+            message = (
+                f"{name} encrypts to certificates of its owner ({shown['kind']}): mail that is "
+                "already there is not converted for this kind"
+            )
+            raise WrongState(message)
         place, grant, unwrap, public_key = _place_of(config, shown), "", None, None
         if secret is None:
             if shown["state"] != "encrypted":
@@ -264,7 +271,8 @@ def _messages(place: Place) -> int:
 
 def _encrypted(config: Config) -> list[str]:
     accounts = ask(config, AccountList())["accounts"]
-    return [a["names"][0] for a in accounts if a["state"] == "encrypted"]
+    ours = [a for a in accounts if a["kind"] == Kind.MAIL_CRYPT]
+    return [a["names"][0] for a in ours if a["state"] == "encrypted"]
 
 
 def _counted_text(result: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from lmtp_atrest.cli.terminal import (
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto import dcrypt
 from lmtp_atrest.crypto.dcrypt_header import is_sealed
+from lmtp_atrest.crypto.records import Kind
 from lmtp_atrest.errors import AtRestError, Damaged, NotFound, UsageError, WrongState
 from lmtp_atrest.maildir import Layout, Maildir, MessageFile
 from lmtp_atrest.secret import Secret
@@ -67,6 +68,8 @@ def open_mailbox(config: Config, client: SyncClient, address: str, secret: Secre
     reply = client.ask(Open(address, secret, "cli"))
     if reply.result != "opened":
         message = f"{address} is not encrypted: its mail can be read as it is"
+        if shown["kind"] != Kind.MAIL_CRYPT:
+            message = f"{address} encrypts to certificates of its owner: nothing here opens that"
         raise WrongState(message)
     inbox = config.mail.inbox_of(shown["home"], shown["maildir"])
     return Mailbox(address, Path(shown["maildir"]), Path(inbox), str(reply["token"]))

@@ -167,7 +167,7 @@ class _Verifying:
     def run(self, secret: Secret | None, by: str, everybody: bool) -> _Verified:
         """With a secret open all, else by headers; one of many that does not open is told."""
         why = ""
-        if secret is not None and not (everybody and self.shown["state"] == "plain"):
+        if secret is not None and not (everybody and not self.shown["key_ids"]):
             try:
                 with _granted(self.config, self.client, self.name, secret, by) as unwrap:
                     return _Verified(self.name, self._report(unwrap, None))

@@ -86,7 +86,8 @@ class Background:
             record = signed.record
             if self._stopping.is_set():
                 break
-            if record.state is State.ENCRYPTED and self._due(record, rows.get(record.account_id)):
+            ours = record.state is State.ENCRYPTED and not record.has_own_certificates
+            if ours and self._due(record, rows.get(record.account_id)):
                 self._work(record)
                 worked += 1
         return worked

@@ -44,6 +44,18 @@ class State(StrEnum):
     REMOVED = "removed"
 
 
+class Kind(StrEnum):
+    """What new mail of an encrypted account is encrypted to.
+
+    `mail_crypt`: the account's own key pair, whose private half lies in its vault. The others: the
+    owner's certificates, whose private keys this site never has.
+    """
+
+    MAIL_CRYPT = "mail_crypt"
+    OPENPGP = "openpgp"
+    SMIME = "smime"
+
+
 @dataclass(frozen=True, slots=True)
 class VaultSeal:
     """What a record says of a vault: which one, what its key must be, and which slots it has.
@@ -84,7 +96,9 @@ class AccountRecord:
     opens the vault (empty: none does), `admin_refused` says that its owner wants none.
     `vault_key_since` (milliseconds) is when the vault key was last exchanged: older copies of the
     store open with secrets of their time. `rekey_due` asks the next login for a rekey,
-    `reencrypt` the conversion for a run over all mail.
+    `reencrypt` the conversion for a run over all mail. `certificates` (base64 in the document) are
+    what an account of another `kind` than mail_crypt encrypts to; such an account has a vault only
+    if its mail was once encrypted to a key pair of its own.
     """
 
     site_id: str
@@ -108,6 +122,8 @@ class AccountRecord:
     reencrypt: bool = False
     frozen: bool = False
     suspended: bool = False
+    kind: Kind = Kind.MAIL_CRYPT
+    certificates: tuple[bytes, ...] = ()
 
     @property
     def seal(self) -> VaultSeal:
@@ -116,8 +132,14 @@ class AccountRecord:
 
     @property
     def holds_ciphertext(self) -> bool:
-        """True while messages may lie there encrypted, so that a login needs the keys."""
-        return self.state in (State.ENCRYPTED, State.LEAVING)
+        """True while messages may lie there that a login needs the keys of a vault for."""
+        has_keys = self.kind is Kind.MAIL_CRYPT or bool(self.vault_id)
+        return self.state in (State.ENCRYPTED, State.LEAVING) and has_keys
+
+    @property
+    def has_own_certificates(self) -> bool:
+        """True where new mail is encrypted to certificates of the owner's."""
+        return self.state is State.ENCRYPTED and self.kind is not Kind.MAIL_CRYPT
 
     def next(self, **changes: Any) -> "AccountRecord":
         """The record that follows this one."""
@@ -130,6 +152,10 @@ class AccountRecord:
             value = getattr(self, field.name)
             values[field.name] = value.hex() if isinstance(value, bytes) else value
         values["closed"] = [seal.body() for seal in self.closed]
+        values["certificates"] = [base64.b64encode(one).decode() for one in self.certificates]
+        if self.kind is Kind.MAIL_CRYPT and not self.certificates:
+            # As programs from before certificates wrote and read it.
+            del values["kind"], values["certificates"]
         return values
 
     @classmethod
@@ -145,6 +171,10 @@ class AccountRecord:
             values[name] = tuple(values[name])
         values["closed"] = tuple(map(VaultSeal.from_body, values.get("closed", ())))
         values["state"] = State(values["state"])
+        values["kind"] = Kind(values.get("kind", Kind.MAIL_CRYPT))
+        values["certificates"] = tuple(
+            base64.b64decode(one, validate=True) for one in values.get("certificates", ())
+        )
         if values.pop("admin_policy", "none") != "none":
             message = "a policy that no program wrote"
             raise ValueError(message)
@@ -429,7 +459,7 @@ def check_pin(
     another record of the same epoch, no record although there is a pin, a forged pin.
     """
     if pin is None:
-        return current is not None and current.record.holds_ciphertext
+        return current is not None and current.record.state in (State.ENCRYPTED, State.LEAVING)
     try:
         pinned = site.verify(pin).record
     except BadDocument:

@@ -1,7 +1,8 @@
-"""One stored file of a message: sealed as it comes for encrypted accounts, plain for others.
+"""One stored file of a message: encrypted for encrypted accounts, plain for others.
 
-For an encrypted account only ciphertext leaves this module. All methods block, see `pace` for
-where they are called; what they raise has left no file behind.
+In Dovecot's format a message is sealed as it comes; for a user's own certificates it is held in
+memory and encrypted at its end. For an encrypted account only ciphertext leaves this module. All
+methods block, see `pace` for where they are called; what they raise has left no file behind.
 """
 
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.dcrypt import Sealer
+from lmtp_atrest.crypto.publickey import PublicKey
+from lmtp_atrest.delivery.held import Held, Memory
 from lmtp_atrest.delivery.pace import Pace
 from lmtp_atrest.delivery.recipients import Recipient, Recipients
 from lmtp_atrest.delivery.trace import header_values, without_return_path
@@ -18,6 +21,7 @@ from lmtp_atrest.delivery.unclear import Entry
 from lmtp_atrest.errors import WrongState
 from lmtp_atrest.maildir import KeptMaildirs, Layout, Maildir, NewMessage, StorageFailure
 from lmtp_atrest.maildir.names import base_of, with_sizes
+from lmtp_atrest.mime import Certificates
 
 
 class Storage:
@@ -28,6 +32,8 @@ class Storage:
         self.layout = Layout.of(config.lmtp)
         self.header_rules = config.lmtp.header_rules
         self.rounds = config.atrest.pbkdf2_rounds
+        self.hide_subject = config.atrest.hide_subject
+        self.memory = Memory(config.lmtp.max_message_size)
         self.pace = Pace()
         self._swept: set[Path] = set()
         self._maildirs = KeptMaildirs(self._open)
@@ -62,6 +68,8 @@ class StoredCopy:
         self._recipients = recipients
         self._message: NewMessage | None = None
         self._sealer: Sealer | None = None
+        self._held: Held | None = None
+        self._trace = b""
         self._size = 0
         self._lines = 0
 
@@ -85,9 +93,16 @@ class StoredCopy:
         self.recipient = self._recipients.fresh(self.recipient)
         with self._storage.use(self.recipient) as maildir:
             self._pin(maildir)
-            if self.recipient.public_key is not None:
-                self._sealer = Sealer(self.recipient.public_key, self._storage.rounds)
+            key = self.recipient.key
+            if isinstance(key, PublicKey):
+                self._sealer = Sealer(key, self._storage.rounds)
+            elif key is not None:
+                self._held = Held(self._storage.memory)
             self._message = maildir.create(self._folder(maildir, head))
+        if self._held is not None:
+            self._trace = trace
+            self._held.add(without_return_path(head))
+            return
         header = self._sealer.header if self._sealer is not None else b""
         self._add(header, trace + without_return_path(head))
 
@@ -108,7 +123,17 @@ class StoredCopy:
 
     def write(self, chunk: bytes) -> None:
         """Add bytes of the message."""
-        self._add(b"", chunk)
+        if self._held is not None:
+            self._held.add(chunk)
+        else:
+            self._add(b"", chunk)
+
+    def _add_held(self, held: Held, key: Certificates) -> None:
+        """Encrypt what was held, and write that."""
+        with self._storage.memory.turn(held.size):
+            hide = self._storage.hide_subject
+            self._add(b"", key.seal(self._trace, held.whole(), hide_subject=hide))
+        held.close()
 
     def _add(self, header: bytes, chunk: bytes) -> None:
         if self._message is None:
@@ -125,13 +150,16 @@ class StoredCopy:
         if message is None:
             error = "the copy was not begun"
             raise WrongState(error)
+        key = self.recipient.key
         if self._sealer is not None:
             message.write(self._sealer.finish())
+        elif isinstance(key, Certificates) and self._held is not None:
+            self._add_held(self._held, key)
         crlf_size = self._size + self._lines
         entry.note(with_sizes(message.name, self._size, crlf_size))
         started = time.monotonic()
         with message:
-            if self._sealer is not None:
+            if key is not None:
                 message.commit(self._size, crlf_size)
             else:
                 window = self._recipients.still_plain(self.recipient)
@@ -151,5 +179,7 @@ class StoredCopy:
 
     def abort(self) -> None:
         """Leave nothing of an uncommitted copy behind."""
+        if self._held is not None:
+            self._held.close()
         if self._message is not None:
             self._message.abort()

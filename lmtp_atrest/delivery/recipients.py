@@ -11,23 +11,26 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from lmtp_atrest import dovecot
 from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.publickey import PublicKey
-from lmtp_atrest.crypto.records import SignedRecord, SitePublic, State, check_pin
+from lmtp_atrest.crypto.records import Kind, SignedRecord, SitePublic, State, check_pin
 from lmtp_atrest.delivery import replies
 from lmtp_atrest.delivery.replies import Refused
 from lmtp_atrest.directory import Directory, Found
 from lmtp_atrest.errors import Alarm, Damaged, NotFound, TemporaryFailure
 from lmtp_atrest.keystore.records import Records
 from lmtp_atrest.maildir import Maildir
+from lmtp_atrest.mime import Certificates, NoUsableCertificate
 from lmtp_atrest.names import Address, InvalidName, Names
 
 T = TypeVar("T")
+Key: TypeAlias = PublicKey | Certificates
 
 KEEP_SECONDS = 2.0
 KEEP_COUNT = 10_000
@@ -44,7 +47,7 @@ class NoValidKey(Alarm):
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An accepted recipient: where its mail goes and the key it is sealed to (None: plain)."""
+    """An accepted recipient: where its mail goes and what it is encrypted to (None: plain)."""
 
     address: Address
     names: tuple[str, ...]
@@ -52,7 +55,7 @@ class Recipient:
     inbox: Path
     folder: str | None
     account: SignedRecord | None
-    public_key: PublicKey | None
+    key: Key | None
     pin_due: bool
     read_at: float
 
@@ -108,7 +111,7 @@ class Recipients:
 
     def _keep(self, address: Address, found: Recipient) -> None:
         self._kept.pop(address, None)
-        if found.public_key is not None:
+        if found.key is not None:
             if len(self._kept) >= KEEP_COUNT:
                 self._kept.clear()
             self._kept[address] = found
@@ -184,7 +187,7 @@ class Recipients:
         # The same bytes have been verified a moment ago, and say the same.
         same = signed is not None and pin == signed.document
         due = not same and check_pin(signed, pin, self._site, self._records.by_id)
-        key = _public_key(signed)
+        key = _key(signed)
         return Recipient(address, names, *places, folder, signed, key, due, read_at)
 
     def _pin(self, path: Path) -> bytes | None:
@@ -197,7 +200,7 @@ class Recipients:
     def is_usable(self, recipient: Recipient) -> bool:
         """Whether the recipient is encrypted and was read a short time ago."""
         young = self._clock() - recipient.read_at <= KEEP_SECONDS
-        return young and recipient.public_key is not None
+        return young and recipient.key is not None
 
     def fresh(self, recipient: Recipient) -> Recipient:
         """The recipient itself while its answer may be used, else read again. In a thread."""
@@ -239,7 +242,7 @@ class PlainWindow:
     def look(self) -> None:
         """Before the rename: read the store. Raises Changed, TemporaryFailure, Alarm."""
         now = self._recipients.again(self._recipient)
-        if now.public_key is not None or now.maildir != self._recipient.maildir:
+        if now.key is not None or now.maildir != self._recipient.maildir:
             message = "the account was encrypted while its message was on the way"
             raise Changed(message)
         self._read_at = now.read_at
@@ -254,14 +257,21 @@ class PlainWindow:
 _read_key = lru_cache(1024)(PublicKey.from_der)
 
 
-def _public_key(signed: SignedRecord | None) -> PublicKey | None:
+def _key(signed: SignedRecord | None) -> Key | None:
     if signed is None or signed.record.state is not State.ENCRYPTED:
         return None
     try:
-        return _read_key(signed.record.public_key)
+        if signed.record.kind is Kind.MAIL_CRYPT:
+            return _read_key(signed.record.public_key)
+        certificates = Certificates(signed.record.kind, signed.record.certificates)
+        certificates.usable(datetime.now(UTC))
     except Damaged as error:
         message = f"account {signed.record.account_id} is encrypted and has no usable public key"
         raise NoValidKey(message) from error
+    except NoUsableCertificate as error:
+        message = f"account {signed.record.account_id}: {error}"
+        raise NoValidKey(message) from error
+    return certificates
 
 
 def _account_id(signed: SignedRecord | None) -> str | None:

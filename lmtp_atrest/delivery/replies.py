@@ -9,6 +9,7 @@ The texts are fixed, so that no path, no address and no exception text can reach
 import errno
 from dataclasses import dataclass
 
+from lmtp_atrest.delivery.held import NoRoom
 from lmtp_atrest.errors import Alarm
 
 
@@ -44,6 +45,7 @@ TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing")
 OVER_QUOTA = Reply(452, "4.2.2", "mailbox is full")
 DISK_FULL = Reply(452, "4.3.1", "no room on this system")
+NO_MEMORY = Reply(452, "4.3.1", "too much mail at once, try again")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients, send the rest again")
 TEMPORARY = Reply(451, "4.3.0", "temporary failure, try again")
 NO_VALID_KEY = Reply(451, "4.7.5", "no valid key for this recipient, try again")
@@ -81,6 +83,8 @@ def reply_for(error: BaseException) -> Reply:
         return error.reply
     if isinstance(error, Alarm):
         return NO_VALID_KEY
+    if isinstance(error, NoRoom):
+        return NO_MEMORY
     number = _errno(error)
     return _BY_ERRNO.get(number, TEMPORARY)
 

@@ -14,6 +14,7 @@ from lmtp_atrest.config import Config
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.directory import Directory
 from lmtp_atrest.errors import NotFound, UsageError
+from lmtp_atrest.unlock.certificates import shown_certificates
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import (
     AccountAdd,
@@ -130,7 +131,8 @@ class Administration:
             }
             for slot in view.slots
         ]
-        return account_reply("account", view.record, slots=slots)
+        certificates = await asyncio.to_thread(shown_certificates, view.record)
+        return account_reply("account", view.record, slots=slots, certificates=certificates)
 
     async def _rename(self, request: AccountRename, _peer: Peer) -> Reply:
         name, new = self.canonical(request.name), self.canonical(request.new)
@@ -195,6 +197,7 @@ def _shown(record: AccountRecord) -> dict[str, Any]:
         "account": record.account_id,
         "names": list(record.names),
         "state": record.state.value,
+        "kind": record.kind.value,
         "epoch": record.epoch,
         "created": record.created,
         "home": record.home,

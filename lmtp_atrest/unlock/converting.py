@@ -109,6 +109,14 @@ class Converting:
             message = f"a grant is for one of {', '.join(DIRECTIONS)}, and a number of messages"
             raise UsageError(message)
         record = await self._administration.existing(request.name)
+        if record.has_own_certificates and (
+            request.direction != "verify" or not record.holds_ciphertext
+        ):
+            message = (
+                f"{record.names[0]} encrypts to certificates of its owner ({record.kind}): "
+                "nothing here opens that mail, and older mail is not converted for this kind"
+            )
+            raise WrongState(message)
         if not record.holds_ciphertext:
             message = f"{record.names[0]} is {record.state.value}, not encrypted"
             raise WrongState(message)

@@ -72,6 +72,8 @@ class Enrolment:
                 record = await self._service.record(name)
                 if record is not None and record.holds_ciphertext:
                     return record
+                if record is not None and record.has_own_certificates:
+                    return None  # it is encrypted, and nothing here opens it
                 if not self._confirmed(name, secret) or not await self._may():
                     return None
                 if self._service.pool.pending >= self._service.pool.width:

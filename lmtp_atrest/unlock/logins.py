@@ -17,7 +17,7 @@ from lmtp_atrest.crypto.publickey import PublicKey
 from lmtp_atrest.crypto.records import AccountRecord
 from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.directory import Directory
-from lmtp_atrest.errors import AtRestError, BadCode, WrongSecret
+from lmtp_atrest.errors import AtRestError, BadCode, TemporaryFailure, WrongSecret
 from lmtp_atrest.keystore.activity import OPENED
 from lmtp_atrest.telemetry import logger
 from lmtp_atrest.unlock.enrolment import Enrolment
@@ -181,6 +181,10 @@ class Logins:
 
     async def _lookup(self, request: Lookup, _peer: Peer) -> Reply:
         record = await self._service.record(request.name)
+        if record is not None and record.has_own_certificates and self._service.dovecot_delivers:
+            # "Not enrolled" would have Dovecot store this mail plain.
+            message = f"account {record.account_id} is {record.kind}: only our LMTP encrypts to it"
+            raise TemporaryFailure(message)
         if record is None or not record.holds_ciphertext:
             return Reply("not-enrolled")
         return Reply("found", self.public_fields(record))

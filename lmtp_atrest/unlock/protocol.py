@@ -43,7 +43,7 @@ class ProtocolError(AtRestError):
 
 # Fields whose raw bytes travel as base64; all other strings are what they are.
 _NAMES = frozenset({"name", "new", "alias"})
-_BYTES = frozenset({"header"})
+_BYTES = frozenset({"header", "certificates"})
 _SECRETS = frozenset({"secret", "new_secret", "code", "passphrase"})
 
 

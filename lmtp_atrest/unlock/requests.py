@@ -258,6 +258,18 @@ class AccountAdmin:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountKey:
+    """Encrypt to these certificates of the owner's, of this kind; without a kind, to none.
+
+    `certificates` are OpenPGP certificates one after the other, or a PEM file.
+    """
+
+    name: str
+    kind: str = ""
+    certificates: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class AppPasswordAdd:
     """An app password more."""
 
@@ -471,6 +483,7 @@ AdminRequest: TypeAlias = (
     | AccountThaw
     | AccountSuspend
     | AccountAdmin
+    | AccountKey
     | AppPasswordAdd
     | AppPasswordRemove
     | AdminSet
@@ -530,6 +543,7 @@ OPERATIONS: dict[str, tuple[type[Request], frozenset[Role]]] = {
     "account-thaw": (AccountThaw, _P),
     "account-suspend": (AccountSuspend, _A),
     "account-admin": (AccountAdmin, _P),
+    "account-key": (AccountKey, _A),
     "app-password-add": (AppPasswordAdd, _P),
     "app-password-remove": (AppPasswordRemove, _P),
     "admin-set": (AdminSet, _A),

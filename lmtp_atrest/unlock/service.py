@@ -77,6 +77,7 @@ class Service:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config.unlock
+        self.dovecot_delivers = config.mail.delivered_by == "dovecot"
         self.directory_is_ours = config.directory.source == "keystore"
         self.accounts = accounts
         self.evictor = evictor

@@ -24,6 +24,7 @@ from lmtp_atrest.unlock.evict import Evictor
 from lmtp_atrest.unlock.keylife import KeyLife
 from lmtp_atrest.unlock.logins import Logins
 from lmtp_atrest.unlock.outbox import Outbox
+from lmtp_atrest.unlock.ownkeys import OwnKeys
 from lmtp_atrest.unlock.requests import Role
 from lmtp_atrest.unlock.selfservice import SelfService
 from lmtp_atrest.unlock.server import RoleServer, uids_of
@@ -33,6 +34,7 @@ log = logger("unlock")
 
 EXPIRY_SECONDS = 5.0
 TIDY_SECONDS = 60.0
+WARN_SECONDS = 3600.0
 ROLES = (Role.DOVECOT, Role.READER, Role.CONVERT, Role.PORTAL, Role.ADMIN)
 
 
@@ -67,6 +69,7 @@ async def serve(
         asyncio.create_task(_repeat(parts.converting.expire, EXPIRY_SECONDS)),
         asyncio.create_task(_repeat(parts.outbox.send, EXPIRY_SECONDS)),
         asyncio.create_task(_repeat(service.forget_unused_caches, TIDY_SECONDS)),
+        asyncio.create_task(_repeat(parts.own_keys.warn, WARN_SECONDS)),
     )
     try:
         for server in servers:
@@ -96,6 +99,7 @@ class Parts:
     outbox: Outbox
     converting: Converting
     admin: AdminOperations
+    own_keys: OwnKeys
 
 
 def build(
@@ -137,6 +141,7 @@ def build(
     )
     enrolment = Enrolment(config.atrest, service, admin, administration.add_found)
     operations = AdminOperations(config, service, administration, admin, slots, generations)
+    own_keys = OwnKeys(service, administration)
     converting = Converting(service, administration, admin, generations)
     for part in (
         converting,
@@ -146,9 +151,10 @@ def build(
         KeyLife(config, service, administration, admin, generations, slots),
         operations,
         SelfService(service, administration, admin, converting),
+        own_keys,
     ):
         service.add_operations(part.operations())
-    return Parts(service, outbox, converting, operations)
+    return Parts(service, outbox, converting, operations, own_keys)
 
 
 def build_servers(config: Config, service: Service) -> list[RoleServer]:

@@ -12,6 +12,7 @@ from lmtp_atrest.crypto.records import (
     AccountRecord,
     AdminRecord,
     BadDocument,
+    Kind,
     SiteKey,
     SitePublic,
     State,
@@ -125,11 +126,14 @@ def test_documents_of_the_first_format_have_the_defaults_of_what_came_later() ->
     assert admin == AdminRecord(PUBLIC.site_id, 1, "allowed", None, None)
 
 
-@pytest.mark.parametrize("name", ["account-record", "admin-record"])
+@pytest.mark.parametrize("name", ["account-record", "account-record-certificates", "admin-record"])
 def test_documents_of_this_format_are_written_as_they_were(name: str) -> None:
     key, record = SiteKey(PUBLIC.site_id, (Secret(bytes(range(32))),)), pinned_record(name)
     if isinstance(record, AccountRecord):
         assert record.closed and record.frozen and record.suspended and record.admin_key
+        own = (Kind.OPENPGP, (bytes(range(40)), b"\xff" * 7))
+        expected = own if "certificates" in name else (Kind.MAIL_CRYPT, ())
+        assert (record.kind, record.certificates) == expected
         document = key.sign(record).document
     else:
         assert record.key and record.previous

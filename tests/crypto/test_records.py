@@ -9,6 +9,7 @@ from lmtp_atrest.crypto.records import (
     AccountRecord,
     AdminRecord,
     BadDocument,
+    Kind,
     SignedRecord,
     SiteKey,
     SitePublic,
@@ -199,3 +200,30 @@ def test_a_damaged_pin_is_an_alarm_whatever_the_store_says(pin: bytes) -> None:
     for stored in (None, KEY.sign(account(9))):
         with pytest.raises(Alarm):
             check_pin(stored, pin, KEY.public, nobody)
+
+
+def test_a_record_without_certificates_is_written_as_before_there_were_any() -> None:
+    body = account().body()
+    assert not {"kind", "certificates"} & body.keys()
+    found = AccountRecord.from_body(body)
+    assert (found.kind, found.certificates) == (Kind.MAIL_CRYPT, ())
+    assert found == account()
+
+
+def test_certificates_are_part_of_what_is_signed() -> None:
+    own = account(kind=Kind.OPENPGP, certificates=(b"\x00\xff", b"x"), vault_id="")
+    assert KEY.public.verify(KEY.sign(own).document).record == own
+    assert own.has_own_certificates
+    assert not own.holds_ciphertext
+    assert account(kind=Kind.OPENPGP).holds_ciphertext  # old mail of its own key
+    with pytest.raises(ValueError, match="pgp"):
+        AccountRecord.from_body({**own.body(), "kind": "pgp"})
+
+
+def test_an_account_with_certificates_is_pinned_like_others() -> None:
+    """No pin is due only where mail is plain; without, an older plain record would not show."""
+    own = KEY.sign(account(kind=Kind.OPENPGP, certificates=(b"x",), vault_id=""))
+    assert check_pin(own, None, KEY.public, lambda _: None)
+    plain = KEY.sign(account(epoch=2, state=State.PLAIN))
+    with pytest.raises(Alarm, match="rollback"):
+        check_pin(plain, own.document, KEY.public, lambda _: None)

@@ -195,7 +195,7 @@ async def test_encrypted_answers_are_kept_for_two_seconds_plain_ones_never(
         await mail.accept("alice@example.org")
     mail.site.accounts.enable("bob@example.org", PASSWORD)
     (bob,) = await mail.accept("bob@example.org")
-    assert bob.public_key is not None
+    assert bob.key is not None
 
 
 async def test_an_account_encrypted_after_rcpt_gets_its_message_sealed(

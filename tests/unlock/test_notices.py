@@ -2,6 +2,7 @@
 
 import email
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest_asyncio
 from aiosmtpd.controller import Controller
 
 from lmtp_atrest import notify
+from lmtp_atrest.accounts import OwnCertificates
 from lmtp_atrest.config import Notices, Recovery
 from lmtp_atrest.crypto import recovery_code
+from lmtp_atrest.crypto.records import Kind
 from lmtp_atrest.crypto.slots import SlotKind
 from lmtp_atrest.errors import TemporaryFailure
+from lmtp_atrest.mime import read_stored
 from lmtp_atrest.secret import Secret
 from lmtp_atrest.texts import LANGUAGES, Language
 from lmtp_atrest.unlock.protocol import Peer, Reply
 from lmtp_atrest.unlock.requests import AccountCode, AccountFreeze, Login, Request, Role
+from tests.mime.owners import NOW, SMIMEOwner
 from tests.ports import free_port
 from tests.sites import CheapSite
 from tests.unlock.conftest import ALICE, PASSWORD
@@ -135,6 +140,26 @@ async def test_what_cannot_be_sent_is_given_up_after_a_week(
     mailbox.start()
     await unlock.parts.outbox.send()
     assert mailbox.messages == []
+
+
+async def test_owners_are_told_a_month_before_a_certificate_expires(
+    unlock: Running, mailbox: Mailbox
+) -> None:
+    """Once in that month, and again when none serves."""
+    mailbox.start()
+    certificates = OwnCertificates(unlock.site.accounts)
+    expected = []
+    for days, told in ((31, False), (29, True), (-1, True)):
+        record = unlock.site.add(f"in{days}@example.org")
+        owner = SMIMEOwner(NOW - timedelta(days=9), timedelta(days=9 + days))
+        (found,) = read_stored(Kind.SMIME, [owner.certificate], NOW - timedelta(days=5))
+        certificates.set(record, [found])
+        expected += [record.names[0]] if told else []
+    for _ in range(2):
+        await unlock.parts.own_keys.warn()
+    await unlock.parts.outbox.send()
+    assert [to for _, (to,) in mailbox.envelopes] == sorted(expected)
+    assert all("renewed one in time" in text for text in mailbox.texts())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
