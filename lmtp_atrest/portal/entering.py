@@ -72,15 +72,6 @@ async def choose_language(visit: Visit) -> Response:
     """Remember a language, and lead back."""
     language = visit.request.path_params["language"]
     back = visit.request.query_params.get("back", "")
-    response = visit.redirect(back if back in BACK else "")
     if language in LANGUAGES:
-        response.set_cookie(
-            LANGUAGE_COOKIE,
-            language,
-            max_age=LANGUAGE_SECONDS,
-            path=visit.place.address.path or "/",
-            secure=visit.place.address.secure,
-            httponly=True,
-            samesite="strict",
-        )
-    return response
+        visit.remember(LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
+    return visit.redirect(back if back in BACK else "")

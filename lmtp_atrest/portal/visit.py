@@ -90,14 +90,14 @@ class Visit:
         """This browser is this user's from now on, under a new id."""
         self.place.sessions.end(self.session_id)
         self.session_id, self.session = self.place.sessions.begin(name)
-        self._cookies.append((self.cookie("session"), self.session_id, None))
+        self.remember(self.cookie("session"), self.session_id)
         return self.session
 
     def sign_out(self) -> None:
         """Nobody is signed in any more."""
         self.place.sessions.end(self.session_id)
         self.session_id, self.session = "", None
-        self._cookies.append((self.cookie("session"), "", 0))
+        self.remember(self.cookie("session"), "", 0)
 
     # ---- forged forms
 
@@ -107,7 +107,7 @@ class Visit:
             return self.place.sessions.token(self.session_id)
         if not self.form_cookie:
             self.form_cookie = new_id()
-            self._cookies.append((self.cookie("form"), self.form_cookie, None))
+            self.remember(self.cookie("form"), self.form_cookie)
         return self.place.sessions.token(self.form_cookie)
 
     def is_forged(self) -> bool:
@@ -208,6 +208,10 @@ class Visit:
             self.session.flash = flash
         location = f"{self.place.address.path}/{to}"
         return self.with_cookies(RedirectResponse(location, 303))
+
+    def remember(self, cookie: str, value: str, seconds: int | None = None) -> None:
+        """Have the browser keep this for so long, or until it is closed; 0 makes it forget."""
+        self._cookies.append((cookie, value, seconds))
 
     def with_cookies(self, response: Response) -> Response:
         """The response, with what the browser is to remember."""
