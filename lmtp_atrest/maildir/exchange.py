@@ -11,7 +11,7 @@ form under the name, whole, and the other one in tmp/.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -22,6 +22,7 @@ from lmtp_atrest.maildir.filesystem import (
     OpenDirectory,
     StorageFailure,
     UnsafePath,
+    be_like,
     storage_errors,
 )
 from lmtp_atrest.maildir.names import base_of, unique_name
@@ -33,6 +34,11 @@ PROBE = "exchange-probe"
 
 class Vanished(NotFound):
     """The message was moved to another folder, or removed, while it was worked on."""
+
+
+def vanished(name: str) -> Vanished:
+    """The error to raise for a message that is nowhere in its folder."""
+    return Vanished(f"{name}: moved or removed meanwhile")
 
 
 class ChangedUnderneath(Vanished):
@@ -64,22 +70,18 @@ class Subdirectories:
             self.directory.fs.unlink(name, self.directory.fd)
 
     def places(self, base: str) -> "list[tuple[OpenDirectory, str]]":
-        """Where messages with this base name are now; new/ first, as messages go to cur/."""
-        return [
-            (directory, name)
-            for directory in (self.new, self.cur)
-            for name in directory.names()
-            if base_of(name) == base
-        ]
+        """Where files with this base name are now."""
+        return list(entries_of(base, self.new, self.cur))
 
 
-def find(base: str, new: OpenDirectory, cur: OpenDirectory) -> "tuple[OpenDirectory, str] | None":
-    """Where the message with this base name is now; new/ first, as messages go to cur/."""
+def entries_of(
+    base: str, new: OpenDirectory, cur: OpenDirectory
+) -> "Iterator[tuple[OpenDirectory, str]]":
+    """Where a message with this base name is now; new/ first, as messages go to cur/."""
     for directory in (new, cur):
         for name in directory.names():
             if base_of(name) == base:
-                return directory, name
-    return None
+                yield directory, name
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +116,7 @@ class Exchange:
                     continue
                 self._before = os.fstat(self.source.fileno())
                 return self.source
-        raise self._vanished()
+        raise vanished(self.name)
 
     def write(self, data: bytes) -> None:
         """Add bytes of the other form."""
@@ -138,10 +140,7 @@ class Exchange:
         """Make the copy durable, with the mode, owner and time of the message."""
         before = self._known()
         with storage_errors(self.name):
-            os.fchmod(self._copy, before.st_mode & 0o7777)
-            made = os.fstat(self._copy)
-            if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
-                os.fchown(self._copy, before.st_uid, before.st_gid)
+            be_like(self._copy, before)
             os.utime(self._copy, ns=(before.st_atime_ns, before.st_mtime_ns))
             self._fs.fsync(self._copy)
 
@@ -158,7 +157,7 @@ class Exchange:
                 self._swapped = True
                 self._check_swapped(directory)
                 return directory
-        raise self._vanished()
+        raise vanished(self.name)
 
     def settle(self) -> None:
         """Remove the form from before; both directories are synced."""
@@ -195,17 +194,14 @@ class Exchange:
         return self._before
 
     def _look_again(self) -> None:
-        found = self.where.places(base_of(self.name))
-        if not found:
-            raise self._vanished()
-        self._found_at(*found[0])
+        place = next(entries_of(base_of(self.name), self.where.new, self.where.cur), None)
+        if place is None:
+            raise vanished(self.name)
+        self._found_at(*place)
 
     def _found_at(self, directory: OpenDirectory, name: str) -> None:
         self.name = name
         self.subdirectory = "new" if directory is self.where.new else "cur"
-
-    def _vanished(self) -> Vanished:
-        return Vanished(f"{self.name}: moved or removed meanwhile")
 
     def _check_swapped(self, directory: OpenDirectory) -> None:
         """What came out is what was read; else put it back, for it is another message."""

@@ -137,6 +137,14 @@ def _renameat2(one: str, one_fd: int, other: str, other_fd: int, flags: int) -> 
         raise OSError(number, os.strerror(number), one, None, other)
 
 
+def be_like(fd: int, other: os.stat_result) -> None:
+    """Give a file the mode and the owner of another; raises OSError."""
+    os.fchmod(fd, other.st_mode & 0o7777)
+    made = os.fstat(fd)
+    if (made.st_uid, made.st_gid) != (other.st_uid, other.st_gid):
+        os.fchown(fd, other.st_uid, other.st_gid)
+
+
 class OpenDirectory:
     """A directory by its descriptor: stays the same one whatever happens to its name.
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from lmtp_atrest.errors import NotFound
 from lmtp_atrest.maildir.deliver import NewMessage
-from lmtp_atrest.maildir.exchange import TRIES, Subdirectories, find
+from lmtp_atrest.maildir.exchange import TRIES, Subdirectories, entries_of
 from lmtp_atrest.maildir.filesystem import (
     DIRECTORY,
     NEW_FILE,
@@ -65,10 +65,10 @@ class MessageFile:
         for _ in range(TRIES):
             with storage_errors(place), suppress(FileNotFoundError):
                 return directory.open_regular(name)
-            found = find(base_of(self.name), self._new, self._cur)
-            if found is None:
+            entry = next(entries_of(base_of(self.name), self._new, self._cur), None)
+            if entry is None:
                 break
-            directory, name = found
+            directory, name = entry
         message = f"{place}: not there, or moved meanwhile"
         raise NotFound(message)
 

@@ -13,8 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from lmtp_atrest.maildir.exchange import NEW_COPY, TRIES, Subdirectories, Vanished, find
-from lmtp_atrest.maildir.filesystem import OpenDirectory, storage_errors
+from lmtp_atrest.maildir.exchange import (
+    NEW_COPY,
+    TRIES,
+    Subdirectories,
+    Vanished,
+    entries_of,
+    vanished,
+)
+from lmtp_atrest.maildir.filesystem import OpenDirectory, be_like, storage_errors
 from lmtp_atrest.maildir.names import base_of, flags_of, unique_name, with_sizes
 from lmtp_atrest.maildir.uidlist import uidlist_lock
 
@@ -58,10 +65,10 @@ def set_aside(where: Subdirectories, subdirectory: str, name: str, to: Subdirect
     It is in one of the two at any time, and takes nobody's place.
     """
     with storage_errors(f"{where.folder}: {name}"):
-        for directory, found in _tries(where, subdirectory, name):
-            for target in (found, f"{unique_name()}:2,{flags_of(found)}"):
+        for directory, entry in _tries(where, subdirectory, name):
+            for target in (entry, f"{unique_name()}:2,{flags_of(entry)}"):
                 try:
-                    directory.fs.rename_new(found, directory.fd, target, to.cur.fd)
+                    directory.fs.rename_new(entry, directory.fd, target, to.cur.fd)
                 except FileExistsError:
                     continue
                 except FileNotFoundError:
@@ -69,17 +76,17 @@ def set_aside(where: Subdirectories, subdirectory: str, name: str, to: Subdirect
                 to.cur.sync()
                 directory.sync()
                 return target
-    raise _vanished(name)
+    raise vanished(name)
 
 
 def _rename(where: Subdirectories, subdirectory: str, name: str, base: str) -> None:
     with storage_errors(f"{where.folder}: {name}"):
-        for directory, found in _tries(where, subdirectory, name):
-            info = found[len(base_of(found)) :]
+        for directory, entry in _tries(where, subdirectory, name):
+            info = entry[len(base_of(entry)) :]
             with suppress(FileNotFoundError):  # flagged in this moment
-                directory.fs.rename_new(found, directory.fd, base + info, directory.fd)
+                directory.fs.rename_new(entry, directory.fd, base + info, directory.fd)
                 return
-    raise _vanished(name)
+    raise vanished(name)
 
 
 def _tries(
@@ -88,10 +95,10 @@ def _tries(
     """Where the message is: as it was seen, then as often as it moves under our hands."""
     yield where.holding(subdirectory), name
     for _ in range(TRIES):
-        found = find(base_of(name), where.new, where.cur)
-        if found is None:
-            raise _vanished(name)
-        yield found
+        place = next(entries_of(base_of(name), where.new, where.cur), None)
+        if place is None:
+            raise vanished(name)
+        yield place
 
 
 class _UidList:
@@ -111,7 +118,7 @@ class _UidList:
         directory, tmp, name = self._where.directory, self._where.tmp, unique_name()
         with storage_errors(f"{self._where.folder}/{UIDLIST}"):
             with os.fdopen(tmp.fs.open(name, NEW_COPY, tmp.fd), "wb") as copy:
-                _same_owner(copy, self._before)
+                be_like(copy.fileno(), self._before)  # Dovecot reads what takes its place
                 copy.write(content)
                 copy.flush()
                 tmp.fs.fsync(copy.fileno())
@@ -137,15 +144,3 @@ def _uidlist(where: Subdirectories) -> Iterator[_UidList | None]:
         with storage_errors(f"{where.folder}/{UIDLIST}"), directory.open_regular(UIDLIST) as file:
             uidlist = _UidList(where, file)
         yield uidlist
-
-
-def _same_owner(file: BinaryIO, before: os.stat_result) -> None:
-    """Mode and owner of the list: Dovecot reads what takes its place."""
-    os.fchmod(file.fileno(), before.st_mode & 0o7777)
-    made = os.fstat(file.fileno())
-    if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
-        os.fchown(file.fileno(), before.st_uid, before.st_gid)
-
-
-def _vanished(name: str) -> Vanished:
-    return Vanished(f"{name}: moved or removed meanwhile")

@@ -17,6 +17,7 @@ from lmtp_atrest.maildir.exchange import (
     ChangedUnderneath,
     Exchange,
     same_content,
+    vanished,
 )
 from lmtp_atrest.maildir.filesystem import OpenDirectory, storage_errors
 from lmtp_atrest.maildir.names import base_of, unique_name
@@ -44,7 +45,7 @@ class Replacement(Exchange):
                 self._copy_name, self._swapped = kept, True
                 self._end_doubles()
                 return self.where.holding(self.subdirectory)
-        raise self._vanished()
+        raise vanished(self.name)
 
     def _replace(self, directory: OpenDirectory, kept: str) -> None:
         tmp = self.where.tmp
