@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.living import Living
 from tests.integration.site import ALICE, CAROL, PASSWORD, USERS, deploy, everything
 from tests.peers.atrest import AtRest
 from tests.peers.dovecot import Dovecot
@@ -63,4 +64,14 @@ def atrest(dovecot: Dovecot, shared: Path) -> Iterator[AtRest]:
     service.add(ALICE, PASSWORD)
     service.add(CAROL, "from before the change")
     with service as running:
+        yield running
+
+
+@pytest.fixture
+def site(dovecot: Dovecot) -> Iterator[Living]:
+    """A site without the service that converts in the background: what the test runs itself is
+    not kept apart from that by the lock of accounts, and it says when."""
+    running = Living(dovecot)
+    running.atrest.only = ("lmtp", "unlock", "evict")
+    with running:
         yield running

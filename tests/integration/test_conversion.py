@@ -28,7 +28,6 @@ from tests.integration.mailprogram import (
 )
 from tests.integration.site import ALICE, PASSWORD
 from tests.peers.atrest import MAIL_USER
-from tests.peers.dovecot import Dovecot
 
 pytestmark = pytest.mark.peers
 
@@ -44,16 +43,6 @@ COMPLAINT = re.compile(r"(Error|Warning|Panic|Fatal): (?!.*Duplicate file entry)
 def exchange(request: pytest.FixtureRequest) -> bool:
     """Whether names change places, or Dovecot's list of UIDs is locked meanwhile."""
     return bool(request.param == "exchange")
-
-
-@pytest.fixture
-def site(dovecot: Dovecot) -> Iterator[Living]:
-    running = Living(dovecot)
-    # Without the service that encrypts in the background: these runs are not ordered by accounts,
-    # so nothing would keep the two apart.
-    running.atrest.only = ("lmtp", "unlock", "evict")
-    with running:
-        yield running
 
 
 @pytest.fixture

@@ -20,21 +20,13 @@ from lmtp_atrest.unlock.requests import ConvertGrant, Lookup, Role
 from tests.integration.living import Living, secret
 from tests.integration.site import ALICE, PASSWORD
 from tests.peers.atrest import MAIL_USER
-from tests.peers.dovecot import Dovecot, Imap
+from tests.peers.dovecot import Imap
 
 pytestmark = pytest.mark.peers
 
 MESSAGES = 60
 BODY = b"Subject: %d\nFrom: eve@example.net\n\n" + b"a line of text\n" * 30
 COMPLAINT = re.compile(r"(Error|Warning|Panic|Fatal): ")
-
-
-@pytest.fixture
-def site(dovecot: Dovecot) -> Iterator[Living]:
-    running = Living(dovecot)
-    running.atrest.only = ("lmtp", "unlock", "evict")
-    with running:
-        yield running
 
 
 @pytest.fixture

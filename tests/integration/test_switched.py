@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,12 @@ from tests.integration.mailprogram import content, mailbox, validities
 from tests.integration.site import ALICE, PASSWORD
 from tests.integration.test_conversion import COMPLAINT, fill
 from tests.peers.atrest import for_all_users
-from tests.peers.dovecot import Dovecot
 
 pytestmark = pytest.mark.peers
 
 MESSAGES = int(os.environ.get("MANY_MESSAGES", "400"))
 
 ENDED_BY_US = "Killed with signal 15"
-
-
-@pytest.fixture
-def site(dovecot: Dovecot) -> Iterator[Living]:
-    running = Living(dovecot)
-    running.atrest.only = ("lmtp", "unlock", "evict")  # by hand: the administrator says when
-    with running:
-        yield running
 
 
 def command(site: Living, *words: str, secret: str = PASSWORD) -> str:
